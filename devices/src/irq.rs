@@ -1,0 +1,39 @@
+//! What devices ask of the interrupt controller and of the hypervisor.
+
+use std::io;
+
+use vmm_sys_util::eventfd::EventFd;
+
+/// An interrupt line with edge semantics.
+pub trait Interrupt: Send + Sync {
+    fn trigger(&self);
+}
+
+/// A message-signalled interrupt: the write of `data` to `address` (PCI Local Bus 3.0 §6.8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Msi {
+    pub address: u64,
+    pub data: u32,
+}
+
+/// Delivers one message at once.
+pub trait MsiSink: Send + Sync {
+    fn send(&self, message: Msi);
+}
+
+/// The interrupt routes of one PCI function's MSI-X vectors.
+pub trait MsixRoutes: Send + Sync {
+    /// The event that raises `vector`: signalled, it is delivered as the routed message while the
+    /// vector is unmasked.
+    fn event(&self, vector: u16) -> Option<&EventFd>;
+
+    /// Routes `vector` to `message`, or takes its route away.
+    fn route(&self, vector: u16, message: Option<Msi>) -> io::Result<()>;
+}
+
+/// Turns guest writes to an address into signals of an event, without an exit to this process.
+pub trait Doorbells: Send + Sync {
+    /// Signals `event` at each 2-byte write to the guest-physical `address`.
+    fn register(&self, address: u64, event: &EventFd) -> io::Result<()>;
+    fn unregister(&self, address: u64, event: &EventFd) -> io::Result<()>;
+}

@@ -1,0 +1,10 @@
+//! Machine images: what they are, where their bytes live, what a launch makes of them.
+//!
+//! This crate knows files and the catalogue; it never sees guest memory or KVM.
+
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+pub mod volume;

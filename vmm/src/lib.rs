@@ -1,0 +1,1 @@
+//! The KVM machine, instances, and the `kami` command.
