@@ -6,16 +6,17 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 /// The copy-on-write granule: the overlay holds or lacks whole blocks of this many bytes.
 pub const BLOCK_BYTES: u64 = 4096;
 
-/// A file of a volume. Index 0 is the overlay, the only one that data is written to; an index
-/// stays valid for the life of the volume.
+/// A file (or folder) of a volume. An index stays valid for the life of the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileIndex(pub u32);
 
-/// The overlay's index.
+/// The overlay's index. A volume of more than 8 TiB has more overlay files than this one, because
+/// ext4 ends a file 4 KiB short of 16 TiB.
 pub const OVERLAY: FileIndex = FileIndex(0);
 
 /// Where a run of bytes lives.
@@ -39,18 +40,21 @@ pub struct Extent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fill {
     pub from: Place,
-    /// Byte offset in the overlay.
+    /// Byte offset in the plan's file.
     pub to_offset: u64,
     pub len: u64,
 }
 
 /// What a write (or a discard, or zeroing) of a range must do, in this order: the fills, then the
-/// data (or a hole punched) at `offset` of the overlay, then [`Volume::end_write`].
+/// data (or a hole punched) at `offset` of `file`, then [`Volume::end_write`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct WritePlan {
-    /// Byte offset in the overlay of the first byte to write.
+    /// The overlay file that the data and the fills go to.
+    pub file: FileIndex,
+    /// Byte offset in `file` of the first byte to write.
     pub offset: u64,
-    /// Bytes to write.
+    /// Bytes to write: fewer than were asked for where the range crosses from one overlay file to
+    /// the next; then the rest needs a plan of its own.
     pub len: u64,
     /// The rest of the first and of the last block, where the overlay lacks them.
     pub fills: [Option<Fill>; 2],
@@ -66,11 +70,16 @@ pub enum BeginWrite {
     Busy,
 }
 
-/// What a flush must do, in this order: `fdatasync` of the overlay; each page of `pages` written
-/// to `bitmap` at its offset; `fdatasync` of `bitmap`, if there was a page; then
-/// [`Volume::end_flush`].
+/// What a flush must do, in this order: `fsync` of each file of `once` and `fdatasync` of each of
+/// `data`; then each page of `pages` written to `bitmap` at its offset; then, if there was a page,
+/// `fdatasync` of `bitmap`; then [`Volume::end_flush`]. Nothing to do where all three are empty.
 #[derive(Debug)]
 pub struct FlushPlan {
+    /// Files and folders that the first flush makes durable: those that say that this volume
+    /// exists.
+    pub once: Vec<FileIndex>,
+    /// The overlay files that were written since the last flush.
+    pub data: Vec<FileIndex>,
     pub bitmap: FileIndex,
     pub pages: Vec<BitmapPage>,
 }
@@ -79,7 +88,7 @@ pub struct FlushPlan {
 #[derive(Debug)]
 pub struct BitmapPage {
     pub offset: u64,
-    pub bytes: Box<[u8; 4096]>,
+    pub bytes: Arc<[u8; 4096]>,
 }
 
 /// What goes wrong with a volume.
@@ -101,7 +110,10 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Volume {
     size_bytes: u64,
-    overlay: File,
+    /// By [`FileIndex`].
+    files: Vec<File>,
+    once: Vec<FileIndex>,
+    written: bool,
 }
 
 impl Volume {
@@ -109,7 +121,18 @@ impl Volume {
     pub fn plain(overlay: File, size_bytes: u64) -> Self {
         Self {
             size_bytes,
-            overlay,
+            files: vec![overlay],
+            once: Vec::new(),
+            written: false,
+        }
+    }
+
+    /// Has the first flush make these files and folders durable too, in this order: the catalogue
+    /// that names the volume commits without a sync, so that launching waits for no disk.
+    pub fn sync_before_first_flush(&mut self, files: Vec<File>) {
+        for file in files {
+            let index = self.add(file);
+            self.once.push(index);
         }
     }
 
@@ -117,21 +140,20 @@ impl Volume {
         self.size_bytes
     }
 
-    /// The open file behind an index that an extent or a plan named.
-    pub fn file(&self, _index: FileIndex) -> BorrowedFd<'_> {
-        self.overlay.as_fd()
+    /// The open file behind an index that an extent or a plan of this volume named.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "indices are made here and files are never removed"
+    )]
+    pub fn file(&self, index: FileIndex) -> BorrowedFd<'_> {
+        self.files[index.0 as usize].as_fd()
     }
 
     /// Appends to `out` where the `len` bytes from `offset` on live, in order.
     ///
     /// # Errors
     /// [`Error::OutOfRange`]; [`Error::Io`] where the snapshot's table cannot be read.
-    pub fn map_read(
-        &mut self,
-        offset: u64,
-        len: u64,
-        out: &mut Vec<Extent>,
-    ) -> Result<(), Error> {
+    pub fn map_read(&mut self, offset: u64, len: u64, out: &mut Vec<Extent>) -> Result<(), Error> {
         self.check(offset, len)?;
         out.push(Extent {
             len,
@@ -151,6 +173,7 @@ impl Volume {
     pub fn begin_write(&mut self, offset: u64, len: u64) -> Result<BeginWrite, Error> {
         self.check(offset, len)?;
         Ok(BeginWrite::Ready(WritePlan {
+            file: OVERLAY,
             offset,
             len,
             fills: [None, None],
@@ -161,13 +184,17 @@ impl Volume {
     /// Ends the write of `plan`: when `written`, its blocks are read from the overlay from now on,
     /// and the next flush makes that durable.
     pub fn end_write(&mut self, plan: WritePlan, written: bool) {
-        let _ = (plan.blocks, written);
+        let _ = plan;
+        self.written |= written;
     }
 
     /// Says what must happen before the writes that have ended by now are durable.
     /// One flush at a time: end it before the next begins.
     pub fn begin_flush(&mut self) -> FlushPlan {
+        let written = std::mem::take(&mut self.written);
         FlushPlan {
+            once: std::mem::take(&mut self.once),
+            data: if written { vec![OVERLAY] } else { Vec::new() },
             bitmap: OVERLAY,
             pages: Vec::new(),
         }
@@ -175,7 +202,19 @@ impl Volume {
 
     /// Ends the flush of `plan`; what was not `synced` is tried again by the next one.
     pub fn end_flush(&mut self, plan: FlushPlan, synced: bool) {
-        let _ = (plan, synced);
+        if !synced {
+            self.once = plan.once;
+            self.written |= !plan.data.is_empty();
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "far fewer descriptors exist"
+    )]
+    fn add(&mut self, file: File) -> FileIndex {
+        self.files.push(file);
+        FileIndex(self.files.len() as u32 - 1)
     }
 
     fn check(&self, offset: u64, len: u64) -> Result<(), Error> {
