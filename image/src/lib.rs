@@ -7,4 +7,5 @@
     deny(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+pub mod id;
 pub mod volume;
