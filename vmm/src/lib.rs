@@ -1,1 +1,9 @@
 //! The KVM machine, instances, and the `kami` command.
+
+pub mod cli;
+pub mod console;
+pub mod console_log;
+pub mod control;
+pub mod exit;
+pub mod signals;
+pub mod terminal;

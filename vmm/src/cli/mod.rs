@@ -1,0 +1,3 @@
+//! The `kami` command line.
+
+pub mod value;

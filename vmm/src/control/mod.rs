@@ -1,0 +1,89 @@
+//! The control socket of a running instance, and what is said over it.
+//!
+//! A Unix stream socket of mode 0600 in a folder of mode 0700, `$XDG_RUNTIME_DIR/kami` or
+//! `/tmp/kami-UID`, named `i-….sock`. Each line is one JSON object: a [`Request`] from the client, a
+//! [`Response`] to each, in order. The connection's end is the instance's end, so a client that
+//! wants to wait reads on.
+
+mod client;
+mod server;
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::Client;
+pub use server::Server;
+
+/// What a client asks of a running instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    Status,
+    /// Presses the ACPI power button, once; the guest decides what it does.
+    PowerButton,
+    /// Resets the machine, as its reset button would.
+    Reset,
+    /// Ends the machine at once.
+    Kill,
+}
+
+/// What the instance answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum Response {
+    Status {
+        instance: String,
+        pid: u32,
+        uptime_seconds: u64,
+    },
+    /// The command is under way.
+    Accepted,
+    /// The line was no request; `message` says why.
+    Refused { message: String },
+}
+
+/// The longest line that either side takes, in bytes.
+const LINE_BYTES: usize = 4096;
+
+/// The folder of the sockets, made if it is missing.
+///
+/// # Errors
+/// It cannot be made, or it belongs to somebody else: in a shared `/tmp` that would hand them the
+/// control of the instances.
+pub fn runtime_folder() -> io::Result<PathBuf> {
+    let uid = rustix::process::geteuid().as_raw();
+    let folder = match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+        Some(dir) => PathBuf::from(dir).join("kami"),
+        None => PathBuf::from(format!("/tmp/kami-{uid}")),
+    };
+    match DirBuilder::new().mode(0o700).create(&folder) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    let meta = folder.symlink_metadata()?;
+    if !meta.is_dir() || meta.uid() != uid || meta.mode() & 0o077 != 0 {
+        return Err(io::Error::other(format!(
+            "{} is not a folder of user {uid} with mode 0700",
+            folder.display()
+        )));
+    }
+    Ok(folder)
+}
+
+fn socket_path(instance: &str) -> io::Result<PathBuf> {
+    Ok(runtime_folder()?.join(format!("{instance}.sock")))
+}
+
+/// Removes the socket of an instance that is no more.
+pub fn forget(instance: &str) {
+    if let Ok(path) = socket_path(instance) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! The answering side of the control socket, driven by the instance's event loop.
+//!
+//! A client can neither block the loop nor make it grow: sockets are non-blocking, clients are at
+//! most [`PEERS`], lines at most 4 KiB, and who does not read the answers is cut off.
+
+use std::fs::{self, Permissions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
+use super::{LINE_BYTES, Request, Response, socket_path};
+
+/// Clients served at a time; more wait in the socket's backlog.
+const PEERS: usize = 16;
+
+/// A listening control socket; its name is removed when it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+    peers: Vec<Peer>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    stream: UnixStream,
+    line: Vec<u8>,
+}
+
+impl Server {
+    /// Listens for `instance`.
+    ///
+    /// # Errors
+    /// The runtime folder is unusable or its path too long for a socket (107 bytes).
+    pub fn bind(instance: &str) -> io::Result<Self> {
+        Self::bind_at(socket_path(instance)?)
+    }
+
+    pub(super) fn bind_at(path: PathBuf) -> io::Result<Self> {
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener,
+            path,
+            peers: Vec::new(),
+        })
+    }
+
+    /// What to poll for input: the clients, and the listener while there is room for one more.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let listener = (self.peers.len() < PEERS).then_some(self.listener.as_fd());
+        let peers = self.peers.iter().map(|peer| peer.stream.as_fd());
+        listener.into_iter().chain(peers)
+    }
+
+    /// Takes new clients and answers every request that has arrived.
+    pub fn serve(&mut self, mut answer: impl FnMut(Request) -> Response) {
+        while self.peers.len() < PEERS
+            && let Ok((stream, _)) = self.listener.accept()
+        {
+            if stream.set_nonblocking(true).is_ok() {
+                let line = Vec::new();
+                self.peers.push(Peer { stream, line });
+            }
+        }
+        self.peers.retain_mut(|peer| peer.serve(&mut answer));
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Peer {
+    /// Answers what has arrived; `false` when the connection is to be closed.
+    fn serve(&mut self, answer: &mut impl FnMut(Request) -> Response) -> bool {
+        let mut buffer = [0; LINE_BYTES];
+        match self.stream.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(len) => self.line.extend_from_slice(&buffer[..len]),
+            Err(e) => return matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        }
+        while let Some(end) = self.line.iter().position(|&b| b == b'\n') {
+            let line: Vec<u8> = self.line.drain(..=end).collect();
+            let response = match serde_json::from_slice(&line) {
+                Ok(request) => answer(request),
+                Err(e) => Response::Refused {
+                    message: e.to_string(),
+                },
+            };
+            if self.send(&response).is_err() {
+                return false;
+            }
+        }
+        self.line.len() < LINE_BYTES
+    }
+
+    fn send(&mut self, response: &Response) -> io::Result<()> {
+        let mut line = serde_json::to_vec(response)?;
+        line.push(b'\n');
+        self.stream.write_all(&line)
+    }
+}

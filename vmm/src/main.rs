@@ -1,0 +1,3 @@
+//! The `kami` command.
+
+fn main() {}
