@@ -22,12 +22,15 @@ pub trait MsiSink: Send + Sync {
 }
 
 /// The interrupt routes of one PCI function's MSI-X vectors.
+///
+/// Masking is not seen here: [`crate::pci::msix`] keeps the pending bits, signals an event only while
+/// its vector is unmasked and routed.
 pub trait MsixRoutes: Send + Sync {
-    /// The event that raises `vector`: signalled, it is delivered as the routed message while the
-    /// vector is unmasked.
+    /// The event that raises `vector`: signalled, it is delivered as the routed message.
     fn event(&self, vector: u16) -> Option<&EventFd>;
 
-    /// Routes `vector` to `message`, or takes its route away.
+    /// Routes `vector` to `message` from the next signal on, or takes its route away. A message that
+    /// replaces another one does so without a moment in which there is no route.
     fn route(&self, vector: u16, message: Option<Msi>) -> io::Result<()>;
 }
 

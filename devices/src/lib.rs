@@ -10,6 +10,8 @@
 
 pub mod bus;
 pub mod irq;
+mod lock;
+pub mod pci;
 pub mod virtio;
 
 /// The machine's memory, as devices see it. Cloning is cheap and shares the mapping.
