@@ -12,6 +12,7 @@ pub mod bus;
 pub mod irq;
 mod lock;
 pub mod pci;
+pub mod serial;
 pub mod virtio;
 
 /// The machine's memory, as devices see it. Cloning is cheap and shares the mapping.
