@@ -9,6 +9,7 @@
 )]
 
 pub mod bus;
+pub mod ioapic;
 pub mod irq;
 mod lock;
 pub mod pci;
