@@ -13,6 +13,7 @@ pub mod ioapic;
 pub mod irq;
 mod lock;
 pub mod pci;
+pub mod platform;
 pub mod serial;
 pub mod virtio;
 
