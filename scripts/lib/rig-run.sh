@@ -1,0 +1,100 @@
+# One run of the emulated host: the disk that carries the files in, and the machine itself.
+# Sourced by scripts/rig, whose variables it uses: work, rig_dir, files, disks, vars, out, cpus, memory, limit.
+# shellcheck shell=bash disable=SC2154
+
+# rig_stage COMMAND [ARG]…: lays the files of this run and /rig/start out, as the emulated host's root disk.
+rig_stage() {
+    local root=$work/root item source place
+    mkdir -p "$root"/{bin,dev,proc,sys,tmp,run,root,out,rig,etc}
+    cp "$rig_dir/busybox" "$root/bin/busybox"
+    echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
+    for item in "${files[@]}"; do
+        source=${item%%:*}
+        place=$(realpath "$source") || die "no file $source to take along"
+        [ "$item" = "$source" ] || place=${item#*:}
+        mkdir -p "$root${place%/*}"
+        # Links spare a copy; they fail across file systems.
+        cp -aL --link "$source" "$root$place" 2>/dev/null || cp -aL --sparse=auto "$source" "$root$place"
+    done
+    rig_start "$@" >"$root/rig/start"
+    truncate -s 16G "$work/disk"
+    mke2fs -q -F -t ext4 -O ^has_journal -E lazy_itable_init=1 -m 0 -d "$root" "$work/disk"
+}
+
+# rig_start COMMAND [ARG]…: prints what the emulated host's first process does on that disk.
+rig_start() {
+    local item letter=b
+    cat <<'START'
+export PATH=/bin HOME=/root USER=root
+/bin/busybox --install -s /bin
+mount -t tmpfs tmp /tmp
+mount -t tmpfs run /run
+mkdir -p /dev/pts /dev/shm
+mount -t devpts pts /dev/pts
+mount -t tmpfs shm /dev/shm
+ip link set lo up
+for port in /sys/class/virtio-ports/*; do
+    case $(cat "$port/name") in
+        rig.status) exec 3>"/dev/${port##*/}" ;;
+        rig.output) exec 4>"/dev/${port##*/}" ;;
+    esac
+done
+while echo beat >&3; do sleep 5; done &
+START
+    [ -z "$out" ] || echo 'mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 out /out'
+    for item in "${disks[@]}"; do
+        [ "$item" = "${item%%:*}" ] || printf 'mkdir -p %q && mount -t ext4 -o noatime /dev/vd%s %q\n' "${item#*:}" "$letter" "${item#*:}"
+        letter=$(tr a-y b-z <<<"$letter")
+    done
+    for item in "${vars[@]}"; do printf 'export %q\n' "$item"; done
+    printf 'cd /root\n'
+    printf '%q ' "$@"
+    printf '</dev/null >&4 2>&1\necho exit=$? >&3\nsync\npoweroff -f\n'
+}
+
+# rig_boot: boots the host, passes its output on, and sets status, and reason when it was not the command that ended it.
+rig_boot() {
+    local arguments=() item cat beat=$SECONDS size=0 started=$SECONDS
+    reason=''
+    : >"$work/status"
+    [ -p "$work/output" ] || mkfifo "$work/output"
+    for item in "${disks[@]}"; do
+        arguments+=(-drive "file=${item%%:*},format=raw,if=virtio,snapshot=on,cache=unsafe")
+    done
+    [ -z "$out" ] || mkdir -p "$out"
+    [ -z "$out" ] || arguments+=(-virtfs "local,path=$out,mount_tag=out,security_model=none")
+    qemu-system-x86_64 -accel tcg,thread=multi -cpu max,+svm,+npt,-la57 -M q35 -smp "$cpus" -m "$memory" \
+        -nodefaults -display none -no-reboot -serial "file:$work/console" \
+        -kernel "$rig_dir/vmlinux" -initrd "$rig_dir/initramfs" \
+        -append 'console=ttyS0 quiet loglevel=2 panic=-1 mitigations=off nokaslr audit=0 nowatchdog cryptomgr.notests' \
+        -drive "file=$work/disk,format=raw,if=virtio,cache=unsafe" "${arguments[@]}" \
+        -device virtio-rng-pci -device virtio-serial-pci \
+        -chardev "file,id=status,path=$work/status" -device virtserialport,chardev=status,name=rig.status \
+        -chardev "file,id=output,path=$work/output" -device virtserialport,chardev=output,name=rig.output </dev/null &
+    qemu=$!
+    # Not by qemu's stdio: that takes the end of its input for the end of the port.
+    cat "$work/output" &
+    cat=$!
+    # The heartbeat is every 5 s; the limit leaves room for a machine that is busy with other work.
+    while kill -0 "$qemu" 2>/dev/null; do
+        if [ "$(stat -c %s "$work/status")" != "$size" ]; then
+            size=$(stat -c %s "$work/status")
+            beat=$SECONDS
+        fi
+        if [ $((SECONDS - beat)) -gt 90 ]; then reason=hung; fi
+        if [ $((SECONDS - started)) -ge "$limit" ]; then reason=time-limit; fi
+        [ -z "$reason" ] || break
+        sleep 0.2
+    done
+    kill "$qemu" 2>/dev/null || true
+    wait "$qemu" 2>/dev/null || true
+    wait "$cat"
+    status=$(sed -n 's/^exit=//p' "$work/status")
+    if [ -n "$status" ]; then
+        reason=''
+    elif [ "$reason" = time-limit ]; then
+        status=124
+    else
+        status=125 reason=${reason:-crashed}
+    fi
+}
