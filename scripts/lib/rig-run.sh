@@ -7,6 +7,7 @@ rig_stage() {
     local root=$work/root item source place
     mkdir -p "$root"/{bin,dev,proc,sys,tmp,run,root,out,rig,etc}
     cp "$rig_dir/busybox" "$root/bin/busybox"
+    chmod 1777 "$root/tmp"
     echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
     for item in "${files[@]}"; do
         source=${item%%:*}
@@ -27,7 +28,6 @@ rig_start() {
     cat <<'START'
 export PATH=/bin HOME=/root USER=root
 /bin/busybox --install -s /bin
-mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
 mkdir -p /dev/pts /dev/shm
 mount -t devpts pts /dev/pts
