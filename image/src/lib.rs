@@ -7,5 +7,8 @@
     deny(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+pub mod chunk;
+pub mod format;
 pub mod id;
+pub mod snapshot;
 pub mod volume;
