@@ -10,5 +10,7 @@
 pub mod chunk;
 pub mod format;
 pub mod id;
+pub mod manifest;
+pub mod mapping;
 pub mod snapshot;
 pub mod volume;
