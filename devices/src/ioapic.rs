@@ -198,3 +198,6 @@ impl fmt::Debug for IoApic {
         f.debug_tuple("IoApic").field(&*registers).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,3 +40,6 @@ pub trait Doorbells: Send + Sync {
     fn register(&self, address: u64, event: &EventFd) -> io::Result<()>;
     fn unregister(&self, address: u64, event: &EventFd) -> io::Result<()>;
 }
+
+#[cfg(test)]
+pub(crate) mod fake;

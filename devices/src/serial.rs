@@ -137,3 +137,6 @@ impl fmt::Debug for Serial {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -333,3 +333,6 @@ impl fmt::Debug for ConfigSpace {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

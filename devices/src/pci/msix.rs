@@ -260,3 +260,6 @@ impl fmt::Debug for Msix {
         f.debug_tuple("Msix").field(&lock(&self.state)).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

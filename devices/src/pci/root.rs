@@ -283,3 +283,6 @@ impl fmt::Debug for PciRoot {
         f.debug_list().entries(slots).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

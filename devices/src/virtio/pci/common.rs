@@ -126,6 +126,15 @@ impl Common {
         }
     }
 
+    /// Takes every vector away from the device that is about to be stopped: a driver that resets it
+    /// expects no interrupt any more.
+    pub fn silence(&self) {
+        let queues = self.queues.iter().map(|q| &q.vector);
+        for vector in queues.chain([&self.config_vector]) {
+            vector.store(NO_VECTOR, Ordering::Release);
+        }
+    }
+
     /// Returns to the state of power-on (§4.1.4.3.1: the status reads 0 once that is done).
     pub fn reset(&mut self) {
         let sizes: Vec<u16> = self.queues.iter().map(|q| q.max_size).collect();
@@ -368,3 +377,6 @@ fn put<const N: usize>(data: &mut [u8], value: [u8; N]) {
         data.copy_from_slice(&value);
     }
 }
+
+#[cfg(test)]
+mod tests;

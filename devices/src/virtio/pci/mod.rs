@@ -225,6 +225,7 @@ impl Transport {
     }
 
     fn reset(&mut self, interrupts: &Interrupts) {
+        self.common.silence();
         if let Some(attachment) = &mut self.attachment {
             attachment.stop();
         }
@@ -243,3 +244,6 @@ impl fmt::Debug for VirtioPci {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
