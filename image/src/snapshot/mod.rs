@@ -18,6 +18,7 @@ use crate::chunk::{self, ChunkIndex, ChunkPlace, StoredChunk};
 use crate::format::{self, Source};
 use crate::id::SnapshotId;
 use std::num::NonZero;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// What goes wrong with snapshots.
@@ -39,6 +40,9 @@ pub enum Error {
     Verify { place: ChunkPlace },
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
+    /// Whoever was told the progress answered to stop.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 /// Which half of writing a snapshot goes on.
@@ -49,6 +53,9 @@ pub enum Phase {
     /// What was written is read back and compared.
     Verify,
 }
+
+/// Told how far writing a snapshot has come; `Break` ends it with [`Error::Interrupted`].
+pub type Report<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
 
 /// How far writing a snapshot has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +120,7 @@ impl SnapshotFiles {
         id: &SnapshotId,
         source: &mut Source,
         index: &dyn ChunkIndex,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut Report<'_>,
     ) -> Result<Written, Error> {
         let create = |source| chunk::Error::io("create a table in", &self.snapshots, source);
         for folder in [&self.snapshots, &self.segments] {

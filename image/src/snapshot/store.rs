@@ -5,13 +5,13 @@
 //! they do on the disk, which is how a booting guest reads them. The writer alone asks the
 //! index, which is the catalogue's connection and belongs to one thread.
 
-use super::{Error, Phase, Progress};
+use super::{Error, Phase, Progress, Report};
 use crate::chunk::segment::{NewSegment, SegmentWriter};
 use crate::chunk::table::TableWriter;
 use crate::chunk::{CHUNK_BYTES, CHUNK_LEN, ChunkIndex, Digest, StoredChunk, data_runs};
 use crate::format::{self, Source};
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
@@ -45,7 +45,7 @@ pub(super) fn store(
     index: &dyn ChunkIndex,
     table: TableWriter<'_>,
     segments: SegmentWriter,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut Report<'_>,
 ) -> Result<Stored, Error> {
     let scan = Mutex::new(Scan::default());
     std::thread::scope(|scope| {
@@ -154,16 +154,20 @@ fn write_chunks(
     writer: &mut Writer<'_>,
     read: &Receiver<Result<ReadChunk, format::Error>>,
     to_reader: Sender<Buffer>,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut Report<'_>,
 ) -> Result<(), Error> {
     let mut report = |done_bytes| {
-        progress(Progress {
+        let answer = progress(Progress {
             phase: Phase::Store,
             done_bytes,
             total_bytes,
         });
+        match answer {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Interrupted),
+        }
     };
-    report(0);
+    report(0)?;
     // At most as many as there are buffers.
     let mut early: BTreeMap<u64, ReadChunk> = BTreeMap::new();
     let mut next = 0;
@@ -172,14 +176,13 @@ fn write_chunks(
         early.insert(chunk.number, chunk);
         while let Some(chunk) = early.remove(&next) {
             writer.write(&chunk)?;
-            report(((chunk.index + 1) * CHUNK_BYTES).min(total_bytes));
+            report(((chunk.index + 1) * CHUNK_BYTES).min(total_bytes))?;
             next += 1;
             // Fails when the readers have reached the end.
             let _ = to_reader.send(chunk.buffer);
         }
     }
-    report(total_bytes);
-    Ok(())
+    report(total_bytes)
 }
 
 /// Decides where each chunk lies, and writes the new ones.

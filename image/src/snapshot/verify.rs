@@ -4,7 +4,7 @@
 //! lengths, digests, the table. That the medium has them is `fsync`'s word, whose errors are heeded;
 //! bytes that it damages later are found by their digests.
 
-use super::{Error, Phase, Progress, SnapshotFiles, Written};
+use super::{Error, Phase, Progress, Report, SnapshotFiles, Written};
 use crate::chunk::segment::NewSegment;
 use crate::chunk::table::{self, Table};
 use crate::chunk::{self, CHUNK_BYTES, CHUNK_LEN, Digest, StoredChunk};
@@ -20,7 +20,7 @@ pub(super) fn verify(
     files: &SnapshotFiles,
     id: &SnapshotId,
     written: &Written,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut Report<'_>,
 ) -> Result<(), Error> {
     let path = table::path(&files.snapshots, id);
     let table = written.table.file().try_clone();
@@ -47,11 +47,14 @@ pub(super) fn verify(
         for result in results {
             result?;
             done_bytes += CHUNK_BYTES;
-            progress(Progress {
+            let answer = progress(Progress {
                 phase: Phase::Verify,
                 done_bytes,
                 total_bytes,
             });
+            if answer.is_break() {
+                return Err(Error::Interrupted);
+            }
         }
         syncing
             .join()
