@@ -14,6 +14,7 @@ pub mod irq;
 mod lock;
 pub mod pci;
 pub mod platform;
+mod rate;
 pub mod serial;
 pub mod virtio;
 

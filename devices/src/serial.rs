@@ -20,6 +20,8 @@ use crate::lock::lock;
 pub const PORTS: u64 = 8;
 /// Bytes of input that wait for the guest, besides the 64 of the UART's own FIFO.
 pub const INPUT_BYTES: usize = 64 * 1024;
+/// The UART's own FIFO.
+const FIFO_BYTES: usize = 64;
 
 /// A 16550A, [`PORTS`] ports long.
 pub struct Serial {
@@ -34,7 +36,7 @@ struct Port {
 
 struct Line(Arc<dyn Interrupt>);
 
-/// The console's output. A guest goes on when its console is closed or full: errors lose bytes.
+/// The console's output, until it is taken back.
 struct Output(Option<Box<dyn Write + Send>>);
 
 impl Serial {
@@ -80,9 +82,6 @@ impl Port {
     }
 }
 
-/// The UART's own FIFO.
-const FIFO_BYTES: usize = 64;
-
 impl BusDevice for Serial {
     fn read(&self, offset: u64, data: &mut [u8]) {
         let mut port = lock(&self.port);
@@ -96,7 +95,8 @@ impl BusDevice for Serial {
         let mut port = lock(&self.port);
         for (register, byte) in (offset..).zip(data) {
             if let Ok(register) = u8::try_from(register) {
-                // Neither the interrupt nor the output can fail here.
+                // An output that fails loses the byte; the guest goes on: the UART has raised its
+                // interrupt all the same.
                 let _ = port.uart.write(register, *byte);
             }
         }
@@ -115,17 +115,14 @@ impl Trigger for Line {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Some(output) = &mut self.0 {
-            let _ = output.write_all(bytes);
+        match &mut self.0 {
+            Some(output) => output.write(bytes),
+            None => Ok(bytes.len()),
         }
-        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if let Some(output) = &mut self.0 {
-            let _ = output.flush();
-        }
-        Ok(())
+        self.0.as_mut().map_or(Ok(()), |output| output.flush())
     }
 }
 

@@ -15,6 +15,7 @@ use super::config::Capability;
 use super::{read_dwords, write_dwords};
 use crate::irq::{Msi, MsixRoutes};
 use crate::lock::lock;
+use crate::rate::RateLimit;
 
 const CAPABILITY_ID: u8 = 0x11;
 const ENTRY_DWORDS: u64 = 4;
@@ -34,6 +35,9 @@ pub struct Placement {
     /// Offset in the BAR, in bytes, a multiple of 8; a bit a vector, in whole 8 bytes.
     pub pending: u32,
 }
+
+/// The guest decides how often a route is changed.
+static WARNINGS: RateLimit = RateLimit::new();
 
 /// The MSI-X state of one function.
 pub struct Msix {
@@ -201,13 +205,16 @@ impl Msix {
         if vector.routed != Some(vector.message) {
             if let Err(error) = self.routes.route(number, Some(vector.message)) {
                 // The event stays pending; the guest finds its device silent.
-                tracing::warn!(vector = number, %error, "cannot route an msi-x vector");
+                if WARNINGS.allows() {
+                    tracing::warn!(vector = number, %error, "cannot route an msi-x vector");
+                }
                 return;
             }
             vector.routed = Some(vector.message);
         }
         if std::mem::take(&mut vector.pending)
             && let Err(error) = self.raise(number)
+            && WARNINGS.allows()
         {
             tracing::warn!(vector = number, %error, "cannot raise an msi-x vector");
         }
@@ -218,6 +225,7 @@ impl Msix {
             vector.pending = false;
             if vector.routed.take().is_some()
                 && let Err(error) = self.routes.route(number, None)
+                && WARNINGS.allows()
             {
                 tracing::warn!(vector = number, %error, "cannot take an msi-x route away");
             }

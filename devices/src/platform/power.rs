@@ -29,7 +29,7 @@ pub const S5_SLEEP_TYPE: u8 = 5;
 /// The bit of the event register that stands for the power button.
 pub const EVENT_POWER_BUTTON: u8 = 1 << 0;
 
-/// Sleep control register: `SLP_TYPx` in bits 2–4, `SLP_EN` (ACPI 6.5 table 4.17).
+/// Sleep control register: `SLP_TYPx` in bits 2–4, `SLP_EN` (ACPI 6.5 §4.8.3.7).
 const SLEEP_TYPE_SHIFT: u8 = 2;
 const SLEEP_TYPE_MASK: u8 = 0b111;
 const SLEEP_ENABLE: u8 = 1 << 5;

@@ -12,8 +12,9 @@ use crate::GuestMemory;
 /// A virtqueue that the driver has set up, with its doorbell and its interrupt.
 #[derive(Debug)]
 pub struct ActiveQueue {
+    /// Ready and within guest memory; it knows whether the driver accepted `VIRTIO_F_EVENT_IDX`.
     pub queue: Queue,
-    /// Signalled when the driver has put buffers on the avail ring.
+    /// Signalled when the driver has put buffers on the avail ring. Reading it does not block.
     pub doorbell: EventFd,
     pub interrupt: QueueInterrupt,
 }

@@ -102,8 +102,8 @@ fn ecam_reads_present_functions_and_all_ones_elsewhere() {
 fn mechanism_1_is_found_and_reaches_bytes_and_words() {
     let (_, ports, _) = machine();
     // Linux's pci_check_type1(): a byte write to 0xcfb must not touch the address register.
-    ports.write(3, &[1]);
     ports.write(0, &0x8000_0000_u32.to_le_bytes());
+    ports.write(3, &[1]);
     assert_eq!(port(&ports, 0), 0x8000_0000_u32.to_le_bytes());
     assert_eq!(port(&ports, 4), 0x0008_1b36_u32.to_le_bytes());
     assert_eq!(port(&ports, 6), [0x08, 0]);

@@ -14,11 +14,15 @@ use super::layout::{NOTIFY, NOTIFY_MULTIPLIER};
 use crate::GuestMemory;
 use crate::irq::Doorbells;
 use crate::pci::msix::Msix;
+use crate::rate::RateLimit;
 use crate::virtio::device::{Activation, ActiveQueue, NeedsReset, QueueInterrupt, VirtioDevice};
 
 /// ISR status bits (virtio 1.3 §4.1.4.5).
 const ISR_QUEUE: u8 = 1;
 const ISR_CONFIG: u8 = 2;
+
+/// The guest decides how often an activation or a doorbell fails.
+static WARNINGS: RateLimit = RateLimit::new();
 
 /// How the device interrupts its driver: MSI-X, and the ISR status that can be polled without it.
 #[derive(Clone, Debug)]
@@ -72,7 +76,9 @@ impl Interrupts {
             }
             // §4.1.4.5.1: the bit is set before the notification, with MSI-X too.
             interrupts.isr.fetch_or(ISR_CONFIG, Ordering::AcqRel);
-            if let Err(error) = interrupts.msix.signal(vector.load(Ordering::Acquire)) {
+            if let Err(error) = interrupts.msix.signal(vector.load(Ordering::Acquire))
+                && WARNINGS.allows()
+            {
                 tracing::warn!(%error, "cannot raise a virtio configuration interrupt");
             }
         })
@@ -107,11 +113,10 @@ impl Attachment {
     pub fn activate(&mut self, common: &Common, interrupts: &Interrupts) {
         let needs_reset = interrupts.needs_reset(common);
         if let Err(error) = self.start(common, interrupts, needs_reset.clone()) {
-            tracing::warn!(
-                device = self.device.device_type(),
-                %error,
-                "cannot activate a virtio device"
-            );
+            if WARNINGS.allows() {
+                let device = self.device.device_type();
+                tracing::warn!(device, %error, "cannot activate a virtio device");
+            }
             self.stop();
             needs_reset.signal();
         }
@@ -201,13 +206,17 @@ impl Attachment {
             }
             if let Some(address) = doorbell.registered.take()
                 && let Err(error) = self.doorbells.unregister(address, &doorbell.event)
+                && WARNINGS.allows()
             {
                 tracing::warn!(address, %error, "cannot unregister a virtio doorbell");
             }
             let Some(address) = wanted else { continue };
             match self.doorbells.register(address, &doorbell.event) {
                 Ok(()) => doorbell.registered = Some(address),
-                Err(error) => tracing::warn!(address, %error, "cannot register a virtio doorbell"),
+                Err(error) if WARNINGS.allows() => {
+                    tracing::warn!(address, %error, "cannot register a virtio doorbell");
+                }
+                Err(_) => {}
             }
         }
     }

@@ -396,6 +396,9 @@ fn configuration_is_written_after_negotiation_and_changes_the_generation() {
 fn configuration_window_reaches_the_bar_unmapped() {
     let m = Machine::idle();
     let driver = Driver::probe(&m);
+    driver.negotiate(&m);
+    m.write(driver.device, &[9; 8]);
+    driver.reset(&m);
     m.config_write(0x04, &[0]);
     let access = |bar: u8, offset: u32, length: u32| {
         m.config_write(driver.window + 4, &[bar]);
@@ -410,8 +413,8 @@ fn configuration_window_reaches_the_bar_unmapped() {
     assert_eq!(m.config_read(data), 2, "the number of queues");
     for (bar, offset, length) in [
         (1, 0x14, 1),
-        (0, 0x13, 2),
-        (0, 0x14, 3),
+        (0, 0x2001, 2),
+        (0, 0x2000, 3),
         (0, 0x14, 0),
         (0, 0x14, u32::MAX),
         (0, 0x1_0000, 1),
