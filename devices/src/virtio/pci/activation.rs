@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::common::{Common, QueueRegisters};
 use super::layout::{NOTIFY, NOTIFY_MULTIPLIER};
@@ -139,7 +139,7 @@ impl Attachment {
                 continue;
             }
             let queue = self.queue(registers, common.features())?;
-            let event = EventFd::new(EFD_NONBLOCK)?;
+            let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
             queues.push(Some(ActiveQueue {
                 queue,
                 doorbell: event.try_clone()?,
