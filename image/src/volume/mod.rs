@@ -331,3 +331,6 @@ fn append(out: &mut Vec<Extent>, first: usize, extent: Extent) {
     }
     out.push(extent);
 }
+
+#[cfg(test)]
+mod tests;
