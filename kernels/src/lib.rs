@@ -1,5 +1,5 @@
 //! Which kernel boots, and from where: recognises kernel files by their content, unpacks a bzImage once into a
-//! cache, and says as plain data what goes where in guest memory.
+//! cache, and says as plain data what goes where in guest memory. Also carries the bare-metal test guest.
 //!
 //! Implements the file formats of Linux `Documentation/arch/x86/boot.rst` (bzImage), the ELF-64 object file
 //! format and Xen's `docs/misc/pvh.pandoc` (the PVH entry). Left out on purpose: guest memory, boot parameters and
@@ -15,6 +15,7 @@ mod cache;
 mod compression;
 mod elf;
 mod error;
+pub mod guest;
 mod kind;
 
 use std::fmt;
