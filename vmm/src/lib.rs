@@ -1,9 +1,11 @@
 //! The KVM machine, instances, and the `kami` command.
 
+pub mod arch;
 pub mod cli;
 pub mod console;
 pub mod console_log;
 pub mod control;
 pub mod exit;
+pub mod memory;
 pub mod signals;
 pub mod terminal;

@@ -1,0 +1,8 @@
+//! What differs between the architectures of a guest.
+//!
+//! The pure parts (memory maps, tables, what a boot protocol writes where) compile on every host and
+//! are tested there; `host` is the part that talks to KVM and is the host's own architecture. An
+//! architecture's `host` has the same functions with the same signatures; the call sites in
+//! [`crate::machine`] hold them to that.
+
+pub mod x86_64;
