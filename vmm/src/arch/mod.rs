@@ -6,3 +6,7 @@
 //! [`crate::machine`] hold them to that.
 
 pub mod x86_64;
+
+#[cfg(target_arch = "x86_64")]
+#[path = "x86_64/host.rs"]
+pub mod host;

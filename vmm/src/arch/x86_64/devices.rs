@@ -1,0 +1,132 @@
+//! The machine's devices on their buses.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use kami_devices::GuestMemory;
+use kami_devices::bus::{BusBuilder, BusDevice};
+use kami_devices::ioapic::IoApic;
+use kami_devices::pci::PciRoot;
+use kami_devices::pci::root::{ConfigPorts, Ecam, MemoryWindow, Windows};
+use kami_devices::platform::{AcpiPower, I8042, PowerEvent, Pvpanic, Rtc};
+use kami_devices::serial::Serial;
+use kami_devices::virtio::device::VirtioDevice;
+use kami_devices::virtio::pci::{self, VirtioPci};
+
+use crate::arch::x86_64::layout::{
+    ACPI_REGISTERS, COM1, COM1_IRQ, ECAM, GED_IRQ, I8042 as I8042_PORTS, IO_APIC, PCI_CONFIG,
+    PCI_WINDOW_32, PVPANIC, Ports, RTC, Range,
+};
+use crate::irq::Interrupts;
+use crate::machine::{End, Ending, Error};
+use crate::vcpu::Buses;
+
+use super::Model;
+
+/// The devices that the outside speaks to, the virtio functions, and the buses with all of them.
+#[derive(Debug)]
+pub struct Fixed {
+    pub buses: Buses,
+    pub console: Arc<Serial>,
+    pub power: Arc<AcpiPower>,
+    pub functions: Vec<Arc<VirtioPci>>,
+}
+
+/// Builds the machine's devices around `devices`, which become PCI functions in that order, from slot 1
+/// on. Their BARs have addresses then, as firmware would have given them.
+///
+/// # Errors
+/// The bus has no place for so many devices.
+pub fn attach(
+    interrupts: &Arc<Interrupts>,
+    memory: &GuestMemory,
+    model: &Model,
+    devices: Vec<Box<dyn VirtioDevice>>,
+    console: Box<dyn Write + Send>,
+    ending: &Arc<Ending>,
+) -> Result<Fixed, Error> {
+    let io_apic = IoApic::new(interrupts.clone());
+    let console = Arc::new(Serial::new(io_apic.pin(COM1_IRQ), console));
+    let power = Arc::new(AcpiPower::new(io_apic.pin(GED_IRQ), on_power(ending)));
+    let functions = functions(interrupts, memory, devices)?;
+    let root = Arc::new(pci_root(&functions, model)?);
+
+    let mut mmio = BusBuilder::default();
+    let mut add = |name, range: Range, device: Arc<dyn BusDevice>| {
+        mmio.insert(name, range.start.0, range.len, device)
+    };
+    add("io apic", IO_APIC, Arc::new(io_apic))?;
+    add("pci ecam", ECAM, Arc::new(Ecam::new(root.clone())))?;
+    for window in [Some(PCI_WINDOW_32), model.pci_window_64]
+        .into_iter()
+        .flatten()
+    {
+        let device = MemoryWindow::new(root.clone(), window.start.0);
+        add("pci memory window", window, Arc::new(device))?;
+    }
+
+    let mut ports = BusBuilder::default();
+    let mut add = |name, range: Ports, device: Arc<dyn BusDevice>| {
+        ports.insert(name, range.first.into(), range.count.into(), device)
+    };
+    let reset = ending.clone();
+    let panics = ending.clone();
+    add(
+        "i8042",
+        I8042_PORTS,
+        Arc::new(I8042::new(move || reset.end(End::Reset))),
+    )?;
+    add("rtc", RTC, Arc::new(Rtc::new()))?;
+    add("com1", COM1, console.clone())?;
+    add(
+        "pvpanic",
+        PVPANIC,
+        Arc::new(Pvpanic::new(move |e| panics.panic_event(e))),
+    )?;
+    add("acpi registers", ACPI_REGISTERS, power.clone())?;
+    add("pci config", PCI_CONFIG, Arc::new(ConfigPorts::new(root)))?;
+    Ok(Fixed {
+        buses: Buses {
+            mmio: mmio.freeze(),
+            ports: ports.freeze(),
+        },
+        console,
+        power,
+        functions,
+    })
+}
+
+fn on_power(ending: &Arc<Ending>) -> impl Fn(PowerEvent) + Send + Sync + 'static {
+    let ending = ending.clone();
+    move |event| {
+        ending.end(match event {
+            PowerEvent::PoweredOff => End::PoweredOff,
+            PowerEvent::Reset => End::Reset,
+        });
+    }
+}
+
+fn functions(
+    interrupts: &Arc<Interrupts>,
+    memory: &GuestMemory,
+    devices: Vec<Box<dyn VirtioDevice>>,
+) -> Result<Vec<Arc<VirtioPci>>, Error> {
+    let function = |device: Box<dyn VirtioDevice>| {
+        let routes = interrupts.function(pci::vectors(&*device));
+        let function = VirtioPci::new(device, memory.clone(), routes, interrupts.clone())?;
+        Ok(Arc::new(function))
+    };
+    devices.into_iter().map(function).collect()
+}
+
+fn pci_root(functions: &[Arc<VirtioPci>], model: &Model) -> Result<PciRoot, Error> {
+    let window = |range: Range| range.start.0..range.end();
+    let mut root = PciRoot::new(Windows {
+        low: window(PCI_WINDOW_32),
+        high: model.pci_window_64.map(window).unwrap_or_default(),
+    });
+    for function in functions {
+        root.add(function.clone())?;
+    }
+    Ok(root)
+}

@@ -1,0 +1,155 @@
+//! x86_64 on KVM: what a VM and its vCPUs are set up with, and the machine's fixed devices.
+
+mod cpuid;
+mod devices;
+mod registers;
+
+pub use devices::{Fixed, attach};
+
+use kami_devices::GuestMemory;
+use kvm_bindings::{CpuId, KVM_CAP_SPLIT_IRQCHIP, Msrs, kvm_cpuid_entry2, kvm_enable_cap};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::x86_64::acpi;
+use super::x86_64::boot::{self, Boot, Start};
+use super::x86_64::layout::{ACPI, IO_APIC_PINS, KVM_TSS, Range, pci_window_64, ram};
+use crate::machine::{Error, MachineConfig};
+
+/// Room for more CPUID entries than any KVM lists.
+const CPUID_ENTRIES: usize = 256;
+/// The most bytes of an instruction.
+const INSTRUCTION_BYTES: u64 = 15;
+
+/// What all vCPUs of a machine have in common, and what else follows from it.
+#[derive(Debug)]
+pub struct Model {
+    cpuid: Vec<kvm_cpuid_entry2>,
+    physical_address_bits: u8,
+    /// Where BARs above 4 GiB may lie.
+    pub pci_window_64: Option<Range>,
+}
+
+/// The ranges of RAM of a machine.
+pub fn memory_ranges(memory_bytes: u64) -> Vec<Range> {
+    ram(memory_bytes)
+}
+
+/// Sets up the VM itself, memory slots excepted: KVM's private pages, and local APICs in KVM with the
+/// I/O APIC here. There is no PIC and no PIT; besides being long gone from real machines, KVM's cost milliseconds
+/// when memory slots or ioeventfds change and when the VM is closed.
+///
+/// # Errors
+/// KVM refuses.
+pub fn prepare_vm(vm: &VmFd) -> Result<(), Error> {
+    let tss = usize::try_from(KVM_TSS.start.0).unwrap_or_default();
+    vm.set_tss_address(tss)
+        .map_err(|source| Error::kvm("place kvm's task state segment", source))?;
+    let mut split = kvm_enable_cap {
+        cap: KVM_CAP_SPLIT_IRQCHIP,
+        ..Default::default()
+    };
+    split.args[0] = IO_APIC_PINS.into();
+    vm.enable_cap(&split)
+        .map_err(|source| Error::kvm("split the interrupt controller", source))
+}
+
+/// What the machine's vCPUs will be; `first` is one of them.
+///
+/// # Errors
+/// KVM refuses, or the processor cannot address so much memory.
+pub fn model(kvm: &Kvm, first: &VcpuFd, config: &MachineConfig) -> Result<Model, Error> {
+    let supported = kvm
+        .get_supported_cpuid(CPUID_ENTRIES)
+        .map_err(|source| Error::kvm("list what cpuid may say", source))?;
+    let processors = cpuid::Processors {
+        count: config.cpus,
+        tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
+        // Where KVM cannot tell, the guest measures.
+        tsc_khz: first.get_tsc_khz().ok().filter(|khz| *khz > 0),
+    };
+    let cpuid = cpuid::for_machine(supported.as_slice(), processors);
+    let physical_address_bits = cpuid::physical_address_bits(&cpuid);
+    let ram_end = ram(config.memory_bytes).last().map_or(0, Range::end);
+    if ram_end > 1 << physical_address_bits.min(63) {
+        return Err(Error::AddressBits {
+            ram_end,
+            bits: physical_address_bits,
+        });
+    }
+    Ok(Model {
+        cpuid,
+        physical_address_bits,
+        pci_window_64: pci_window_64(config.memory_bytes, physical_address_bits),
+    })
+}
+
+/// Writes the machine's description and the kernel into guest memory.
+///
+/// # Errors
+/// The kernel, the initrd or the command line does not fit, or cannot be read.
+pub fn load(memory: &GuestMemory, config: &MachineConfig, model: &Model) -> Result<Start, Error> {
+    let tables = acpi::tables(&acpi::Machine {
+        cpus: config.cpus,
+        pci_window_64: model.pci_window_64,
+    });
+    memory
+        .write_slice(&tables, ACPI.start)
+        .map_err(|source| boot::Error::Write {
+            address: ACPI.start,
+            source,
+        })?;
+    let boot = Boot {
+        kernel: &config.kernel,
+        initrd: config.initrd.as_deref(),
+        cmdline: &config.cmdline,
+        memory_bytes: config.memory_bytes,
+        rsdp: ACPI.start,
+    };
+    Ok(boot::load(memory, &boot)?)
+}
+
+/// Sets up the vCPU of index `index`. The first one is ready to run from `start`; the others wait in KVM
+/// for INIT and SIPI, as they do after their creation.
+///
+/// # Errors
+/// KVM refuses.
+pub fn configure(vcpu: &VcpuFd, index: u32, model: &Model, start: &Start) -> Result<(), Error> {
+    let mut entries = model.cpuid.clone();
+    cpuid::set_apic_id(&mut entries, index);
+    let cpuid = CpuId::from_entries(&entries)
+        .map_err(|error| Error::TooManyEntries(format!("cpuid: {error:?}")))?;
+    vcpu.set_cpuid2(&cpuid)
+        .map_err(|source| Error::kvm("set cpuid", source))?;
+    let msrs = registers::model_specific(model.physical_address_bits);
+    let list = Msrs::from_entries(&msrs)
+        .map_err(|error| Error::TooManyEntries(format!("msrs: {error:?}")))?;
+    let set = vcpu
+        .set_msrs(&list)
+        .map_err(|source| Error::kvm("set model-specific registers", source))?;
+    if let Some(refused) = msrs.get(set) {
+        return Err(Error::Msr(refused.index));
+    }
+    if index > 0 {
+        return Ok(());
+    }
+    vcpu.set_sregs(&registers::special(start))
+        .map_err(|source| Error::kvm("set special registers", source))?;
+    vcpu.set_regs(&registers::general(start))
+        .map_err(|source| Error::kvm("set general registers", source))
+}
+
+/// Where the vCPU is: its instruction pointer, and the bytes of the instruction as far as memory has
+/// them. For messages.
+pub fn next_instruction(vcpu: &VcpuFd, memory: &GuestMemory) -> (u64, Vec<u8>) {
+    let rip = vcpu.get_regs().map_or(0, |regs| regs.rip);
+    let base = vcpu.get_sregs().map_or(0, |sregs| sregs.cs.base);
+    let linear = base.wrapping_add(rip);
+    let byte_at = |offset| {
+        let translation = vcpu.translate_gva(linear.wrapping_add(offset)).ok()?;
+        let address = GuestAddress(translation.physical_address);
+        let byte = memory.read_obj::<u8>(address).ok()?;
+        (translation.valid != 0).then_some(byte)
+    };
+    (rip, (0..INSTRUCTION_BYTES).map_while(byte_at).collect())
+}

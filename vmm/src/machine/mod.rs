@@ -1,0 +1,205 @@
+//! The assembled virtual machine: memory, vCPUs and devices around one KVM VM, from its creation to its end.
+//!
+//! A machine runs once. A guest's reset ends it like any other end, and its caller builds a fresh one from
+//! the same devices, so that nothing of the first run is left. Left out on purpose: pausing,
+//! snapshots, hot plug, more than [`MAX_CPUS`] vCPUs.
+
+mod ending;
+mod error;
+mod panic_watch;
+mod tap;
+
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kami_devices::platform::AcpiPower;
+use kami_devices::serial::Serial;
+use kami_devices::virtio::device::VirtioDevice;
+use kami_devices::virtio::pci::VirtioPci;
+use kami_kernels::Kernel;
+use kvm_ioctls::{Kvm, VmFd};
+
+use crate::arch::host;
+use crate::irq::Interrupts;
+use crate::memory;
+use crate::vcpu::{self, Running, Shared, Vcpu};
+
+pub use ending::{AFTER_PANIC, End, Ending};
+pub use error::Error;
+
+/// The most vCPUs of a machine.
+pub const MAX_CPUS: u32 = 32;
+
+/// What a machine is made of, devices excepted.
+#[derive(Debug)]
+pub struct MachineConfig {
+    /// vCPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u32,
+    /// Whole pages of 4 KiB.
+    pub memory_bytes: u64,
+    pub kernel: Kernel,
+    pub initrd: Option<PathBuf>,
+    /// The kernel's whole command line.
+    pub cmdline: String,
+}
+
+/// A machine that is ready to run.
+#[derive(Debug)]
+pub struct Machine {
+    // Fields drop in this order: what uses the VM before the VM, the VM before its memory.
+    vcpus: Vec<Vcpu>,
+    functions: Vec<Arc<VirtioPci>>,
+    listener: tap::Listener,
+    handle: MachineHandle,
+    shared: Arc<Shared>,
+    _vm: Arc<VmFd>,
+}
+
+/// Reaches a machine from outside, whether or not it still runs.
+#[derive(Clone)]
+pub struct MachineHandle {
+    ending: Arc<Ending>,
+    console: Arc<Serial>,
+    power: Arc<AcpiPower>,
+}
+
+/// What is left of a machine that has run.
+pub struct Ran {
+    pub end: Result<End, Error>,
+    /// Stopped, and as they were when the machine was built.
+    pub devices: Vec<Box<dyn VirtioDevice>>,
+    pub console: Box<dyn Write + Send>,
+}
+
+impl Machine {
+    /// Builds a machine around `devices`, which become PCI functions in that order, with the kernel in its
+    /// memory. `console` gets what the guest prints, byte by byte.
+    ///
+    /// # Errors
+    /// The configuration asks for what this host or its KVM cannot give; nothing is left behind.
+    pub fn new(
+        config: &MachineConfig,
+        devices: Vec<Box<dyn VirtioDevice>>,
+        console: Box<dyn Write + Send>,
+    ) -> Result<Self, Error> {
+        if !(1..=MAX_CPUS).contains(&config.cpus) {
+            return Err(Error::Cpus(config.cpus));
+        }
+        memory::check_size(config.memory_bytes)?;
+        vcpu::prepare_kicks()?;
+        let kvm = Kvm::new().map_err(Error::open_kvm)?;
+        let vm = kvm
+            .create_vm()
+            .map_err(|source| Error::kvm("create a virtual machine", source))?;
+        let memory = memory::map(&host::memory_ranges(config.memory_bytes))?;
+        memory::add_slots(&vm, &memory)?;
+        host::prepare_vm(&vm)?;
+        let vcpus = (0..config.cpus)
+            .map(|index| create_vcpu(&vm, index))
+            .collect::<Result<Vec<_>, _>>()?;
+        let model = host::model(&kvm, &vcpus[0].fd, config)?;
+        let start = host::load(&memory, config, &model)?;
+        for vcpu in &vcpus {
+            host::configure(&vcpu.fd, vcpu.index, &model, &start)?;
+        }
+        let vm = Arc::new(vm);
+        let interrupts = Interrupts::new(vm.clone());
+        let ending = Arc::new(Ending::new(AFTER_PANIC));
+        let (tap, listener) = tap::Tap::new(console, ending.clone());
+        let fixed = host::attach(
+            &interrupts,
+            &memory,
+            &model,
+            devices,
+            Box::new(tap),
+            &ending,
+        )?;
+        Ok(Self {
+            vcpus,
+            functions: fixed.functions,
+            listener,
+            handle: MachineHandle {
+                ending: ending.clone(),
+                console: fixed.console,
+                power: fixed.power,
+            },
+            shared: Arc::new(Shared {
+                buses: fixed.buses,
+                memory,
+                ending,
+            }),
+            _vm: vm,
+        })
+    }
+
+    pub fn handle(&self) -> MachineHandle {
+        self.handle.clone()
+    }
+
+    /// Runs the machine until it ends. By then its vCPUs have stopped and its devices serve nothing any more.
+    pub fn run(self) -> Ran {
+        let ending = self.handle.ending;
+        let mut running: Vec<Running> = Vec::with_capacity(self.vcpus.len());
+        for vcpu in self.vcpus {
+            match vcpu.start(self.shared.clone()) {
+                Ok(vcpu) => running.push(vcpu),
+                Err(error) => ending.fail(error),
+            }
+        }
+        let end = ending.wait();
+        running.into_iter().for_each(Running::stop);
+        let devices = self.functions.iter().filter_map(|f| f.take_device());
+        let devices = devices.collect();
+        Ran {
+            end,
+            devices,
+            console: self.listener.take(),
+        }
+    }
+}
+
+fn create_vcpu(vm: &VmFd, index: u32) -> Result<Vcpu, Error> {
+    let fd = vm
+        .create_vcpu(index.into())
+        .map_err(|source| Error::CreateVcpu { index, source })?;
+    Ok(Vcpu { index, fd })
+}
+
+impl MachineHandle {
+    /// Presses the power button. What follows is up to the guest.
+    pub fn power_button(&self) {
+        self.power.press_button();
+    }
+
+    /// Ends the machine at once, unless it has ended.
+    pub fn end(&self, end: End) {
+        self.ending.end(end);
+    }
+
+    /// Types `bytes` at the guest's console; returns how many were taken. See [`Serial::input`].
+    pub fn console_input(&self, bytes: &[u8]) -> usize {
+        self.console.input(bytes)
+    }
+}
+
+impl fmt::Debug for MachineHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MachineHandle")
+            .field("ending", &self.ending)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ran")
+            .field("end", &self.end)
+            .field("devices", &self.devices)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
