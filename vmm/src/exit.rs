@@ -65,6 +65,12 @@ impl Exit {
         }
     }
 
+    /// The exit of a process that ended with `code`; what is none of these has failed.
+    pub fn from_code(code: u8) -> Self {
+        let known = Self::ALL.into_iter().find(|exit| exit.code() == code);
+        known.unwrap_or(Self::Failed)
+    }
+
     /// What the status says, for the help text.
     pub const fn meaning(self) -> &'static str {
         match self {

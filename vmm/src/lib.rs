@@ -6,6 +6,7 @@ pub mod console;
 pub mod console_log;
 pub mod control;
 pub mod exit;
+pub mod instance;
 pub mod irq;
 pub mod machine;
 pub mod memory;

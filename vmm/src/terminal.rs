@@ -5,7 +5,7 @@
 //! aborts on a panic without dropping anything. Signals end `kami run` through its event loop, so
 //! they drop it too. Left out: `SIGKILL`, which no process outlives.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -71,6 +71,28 @@ pub fn line_end() -> &'static str {
     match SAVED.try_lock() {
         Ok(saved) if saved.is_none() => "\n",
         _ => "\r\n",
+    }
+}
+
+/// Standard error for messages of one line each, which end as the terminal's modes want it.
+#[derive(Debug)]
+pub struct Messages;
+
+impl Write for Messages {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut err = io::stderr().lock();
+        match bytes.strip_suffix(b"\n") {
+            Some(line) => {
+                err.write_all(line)?;
+                err.write_all(line_end().as_bytes())?;
+            }
+            None => err.write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -6,15 +6,12 @@
 //! byte costs the vCPU no system call.
 
 pub mod output;
-mod panic_line;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use rustix::event::{EventfdFlags, eventfd};
-
-use panic_line::PanicLine;
 
 /// When the inbox is full and the writer waits: 64 KiB.
 const INBOX_BYTES: usize = 64 << 10;
@@ -34,7 +31,6 @@ struct State {
     asleep: bool,
     /// Nobody reads any more.
     closed: bool,
-    panic: PanicLine,
 }
 
 /// The reading side, owned by the event loop.
@@ -56,18 +52,10 @@ impl Inbox {
                 bytes: Vec::new(),
                 asleep: true,
                 closed: false,
-                panic: PanicLine::default(),
             }),
             room: Condvar::new(),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })))
-    }
-
-    /// A writer for a machine's serial port. A machine that follows a reset gets another one.
-    pub fn writer(&self) -> Writer {
-        let mut state = self.0.lock();
-        state.panic = PanicLine::default();
-        Writer(Arc::clone(&self.0))
     }
 
     /// Moves all bytes to the end of `into`. When there were none, the next byte signals the
@@ -85,14 +73,14 @@ impl Inbox {
         let _ = rustix::io::read(&self.0.wake, &mut [0; 8]);
     }
 
-    /// A way to wake the reader and to ask for the guest's panic line, from another thread.
-    pub fn watcher(&self) -> Watcher {
-        Watcher(Arc::clone(&self.0))
+    /// The machine's end of the inbox.
+    pub fn writer(&self) -> Writer {
+        Writer(Arc::clone(&self.0))
     }
 
-    /// Whether the guest's kernel printed that it panicked, and is done printing.
-    pub fn panic_is_printed(&self) -> bool {
-        self.0.lock().panic.is_printed()
+    /// The other threads' way to wake the reader.
+    pub fn watcher(&self) -> Watcher {
+        Watcher(Arc::clone(&self.0))
     }
 }
 
@@ -119,11 +107,6 @@ impl Watcher {
     pub fn wake(&self) {
         self.0.wake();
     }
-
-    /// Whether the guest's kernel printed that it panics.
-    pub fn saw_panic(&self) -> bool {
-        self.0.lock().panic.is_seen()
-    }
 }
 
 impl io::Write for Writer {
@@ -134,15 +117,10 @@ impl io::Write for Writer {
         let full = |state: &mut State| state.bytes.len() >= INBOX_BYTES && !state.closed;
         let waited = self.0.room.wait_while(state, full);
         let mut state = waited.unwrap_or_else(|e| e.into_inner());
-        let was_printed = state.panic.is_printed();
-        for &byte in bytes {
-            state.panic.next(byte);
-        }
         if !state.closed {
             state.bytes.extend_from_slice(bytes);
         }
-        let panicked = state.panic.is_printed() && !was_printed;
-        if std::mem::take(&mut state.asleep) || panicked {
+        if std::mem::take(&mut state.asleep) {
             drop(state);
             self.0.wake();
         }
