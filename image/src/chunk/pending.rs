@@ -54,6 +54,12 @@ impl PendingFile {
         &self.file
     }
 
+    /// The name it has by now.
+    #[cfg(test)]
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.name.as_deref()
+    }
+
     /// Syncs the file and gives it its name. The folder is not synced.
     ///
     /// # Errors

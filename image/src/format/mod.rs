@@ -230,3 +230,6 @@ fn open_file(path: &Path) -> Result<File, Error> {
     }
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests;

@@ -165,3 +165,6 @@ impl SnapshotFiles {
         sync_folder(folder).map_err(|source| chunk::Error::io("sync", folder, source).into())
     }
 }
+
+#[cfg(test)]
+mod tests;
