@@ -7,10 +7,12 @@
     deny(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+mod catalogue;
 pub mod chunk;
 pub mod format;
 pub mod id;
 pub mod manifest;
 pub mod mapping;
 pub mod snapshot;
+pub mod store;
 pub mod volume;

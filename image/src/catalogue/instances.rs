@@ -1,0 +1,309 @@
+//! The rows of instances and of their volumes.
+
+use std::time::SystemTime;
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{Catalogue, Error, from_millis, ids_from, parsed, parsed_or_null, to_millis};
+use crate::id::{ImageId, InstanceId, SnapshotId, VolumeId};
+use crate::manifest::{VolumeType, words};
+use crate::mapping::{Disk, DiskKind};
+
+words! {
+    /// EC2's states of an instance.
+    InstanceState {
+        Pending = "pending",
+        Running = "running",
+        Stopping = "stopping",
+        Stopped = "stopped",
+        ShuttingDown = "shutting-down",
+        Terminated = "terminated",
+    }
+}
+
+impl InstanceState {
+    /// A process is, or should be, at work on the instance.
+    pub fn is_live(self) -> bool {
+        !matches!(self, Self::Stopped | Self::Terminated)
+    }
+
+    /// EC2's number of the state.
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Pending => 0,
+            Self::Running => 16,
+            Self::ShuttingDown => 32,
+            Self::Terminated => 48,
+            Self::Stopping => 64,
+            Self::Stopped => 80,
+        }
+    }
+}
+
+/// An instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    pub id: InstanceId,
+    pub name: Option<String>,
+    pub image_id: ImageId,
+    pub image_name: String,
+    pub state: InstanceState,
+    /// Why it is in that state, where there is something to say.
+    pub state_reason: Option<String>,
+    /// What its `run` exited with.
+    pub exit_status: Option<u8>,
+    pub launch_time: SystemTime,
+    /// When it stopped or terminated; unknown of one whose process was killed.
+    pub end_time: Option<SystemTime>,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    /// The process that launched it.
+    pub pid: Option<u32>,
+    /// It is to be removed when it ends.
+    pub remove_at_end: bool,
+}
+
+/// How an instance ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End<'a> {
+    pub state: InstanceState,
+    pub reason: Option<&'a str>,
+    pub exit_status: Option<u8>,
+    /// When, if that is known.
+    pub time: Option<SystemTime>,
+}
+
+/// A volume to be added.
+#[derive(Clone, Copy, Debug)]
+pub struct NewVolume<'a> {
+    pub id: VolumeId,
+    pub instance: InstanceId,
+    pub position: usize,
+    pub disk: &'a Disk,
+}
+
+/// A volume of an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeRecord {
+    pub id: VolumeId,
+    pub device_name: String,
+    /// The N of an `ephemeralN`.
+    pub ephemeral: Option<u8>,
+    pub snapshot: Option<SnapshotId>,
+    pub size_bytes: u64,
+    /// Ephemeral disks have none.
+    pub volume_type: Option<VolumeType>,
+    pub delete_on_termination: bool,
+}
+
+const COLUMNS: &str = "SELECT id, name, image, image_name, state, state_reason, exit_status, \
+    launched, ended, cpus, memory_bytes, pid, remove_at_end FROM instances";
+
+impl Catalogue {
+    /// Every instance, oldest first.
+    pub(crate) fn instances(&self) -> Result<Vec<Instance>, Error> {
+        let query = || {
+            self.connection
+                .prepare_cached(&format!("{COLUMNS} ORDER BY launched, id"))?
+                .query_map([], record)?
+                .collect()
+        };
+        self.sqlite(query())
+    }
+
+    pub(crate) fn instance(&self, id: &InstanceId) -> Result<Option<Instance>, Error> {
+        self.instance_where("id", &id.to_string())
+    }
+
+    pub(crate) fn instance_named(&self, name: &str) -> Result<Option<Instance>, Error> {
+        self.instance_where("name", name)
+    }
+
+    fn instance_where(&self, column: &str, value: &str) -> Result<Option<Instance>, Error> {
+        let query = || {
+            self.connection
+                .prepare_cached(&format!("{COLUMNS} WHERE {column} = ?1"))?
+                .query_row([value], record)
+                .optional()
+        };
+        self.sqlite(query())
+    }
+
+    /// The first two ids that begin with `prefix`.
+    pub(crate) fn instance_ids_from(&self, prefix: &str) -> Result<Vec<InstanceId>, Error> {
+        let query = "SELECT id FROM instances WHERE id >= ?1 AND id < ?2 LIMIT 2";
+        self.sqlite(ids_from(&self.connection, query, prefix))
+    }
+
+    pub(crate) fn add_instance(&self, instance: &Instance) -> Result<(), Error> {
+        let add = || {
+            self.connection
+                .prepare(
+                    "INSERT INTO instances (id, name, image, image_name, state, launched, cpus,
+                     memory_bytes, pid, remove_at_end)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                )?
+                .execute(params![
+                    instance.id.to_string(),
+                    instance.name,
+                    instance.image_id.to_string(),
+                    instance.image_name,
+                    instance.state.as_str(),
+                    to_millis(instance.launch_time),
+                    instance.cpus,
+                    instance.memory_bytes,
+                    instance.pid,
+                    instance.remove_at_end,
+                ])
+        };
+        self.sqlite(add()).map(|_| ())
+    }
+
+    /// Whether there is such an instance to set the state of.
+    pub(crate) fn set_instance_state(
+        &self,
+        id: &InstanceId,
+        state: InstanceState,
+        reason: Option<&str>,
+    ) -> Result<bool, Error> {
+        let update = || {
+            self.connection
+                .prepare_cached("UPDATE instances SET state = ?2, state_reason = ?3 WHERE id = ?1")?
+                .execute(params![id.to_string(), state.as_str(), reason])
+        };
+        self.sqlite(update()).map(|rows| rows > 0)
+    }
+
+    /// Whether there is such an instance to end.
+    pub(crate) fn end_instance(&self, id: &InstanceId, end: &End<'_>) -> Result<bool, Error> {
+        let update = || {
+            self.connection
+                .prepare_cached(
+                    "UPDATE instances SET state = ?2, state_reason = ?3, exit_status = ?4,
+                     ended = ?5, pid = NULL WHERE id = ?1",
+                )?
+                .execute(params![
+                    id.to_string(),
+                    end.state.as_str(),
+                    end.reason,
+                    end.exit_status,
+                    end.time.map(to_millis),
+                ])
+        };
+        self.sqlite(update()).map(|rows| rows > 0)
+    }
+
+    /// The instance's volumes must be gone, or not its any more.
+    pub(crate) fn remove_instance(&self, id: &InstanceId) -> Result<(), Error> {
+        let delete = || {
+            self.connection
+                .prepare_cached("DELETE FROM instances WHERE id = ?1")?
+                .execute([id.to_string()])
+        };
+        self.sqlite(delete()).map(|_| ())
+    }
+
+    pub(crate) fn add_volume(&self, volume: &NewVolume<'_>) -> Result<(), Error> {
+        let (ephemeral, volume_type, delete) = match volume.disk.kind {
+            DiskKind::Ephemeral { index, .. } => (Some(index), None, true),
+            DiskKind::Volume {
+                volume_type,
+                delete_on_termination,
+                ..
+            } => (None, Some(volume_type.as_str()), delete_on_termination),
+        };
+        let add = || {
+            self.connection
+                .prepare_cached(
+                    "INSERT INTO volumes (id, instance, position, device_name, ephemeral, snapshot,
+                     size_bytes, volume_type, delete_on_termination, created)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                )?
+                .execute(params![
+                    volume.id.to_string(),
+                    volume.instance.to_string(),
+                    volume.position,
+                    volume.disk.device_name,
+                    ephemeral,
+                    volume.disk.snapshot().map(|id| id.to_string()),
+                    volume.disk.size_bytes(),
+                    volume_type,
+                    delete,
+                    to_millis(SystemTime::now()),
+                ])
+        };
+        self.sqlite(add()).map(|_| ())
+    }
+
+    /// The instance's volumes, root first.
+    pub(crate) fn volumes_of(&self, id: &InstanceId) -> Result<Vec<VolumeRecord>, Error> {
+        let query = || {
+            self.connection
+                .prepare_cached(
+                    "SELECT id, device_name, ephemeral, snapshot, size_bytes, volume_type,
+                     delete_on_termination FROM volumes WHERE instance = ?1 ORDER BY position",
+                )?
+                .query_map([id.to_string()], volume)?
+                .collect()
+        };
+        self.sqlite(query())
+    }
+
+    pub(crate) fn has_volume(&self, id: &VolumeId) -> Result<bool, Error> {
+        let query = || {
+            self.connection
+                .prepare_cached("SELECT 1 FROM volumes WHERE id = ?1")?
+                .exists([id.to_string()])
+        };
+        self.sqlite(query())
+    }
+
+    pub(crate) fn remove_volume(&self, id: &VolumeId) -> Result<(), Error> {
+        let delete = || {
+            self.connection
+                .prepare_cached("DELETE FROM volumes WHERE id = ?1")?
+                .execute([id.to_string()])
+        };
+        self.sqlite(delete()).map(|_| ())
+    }
+
+    /// The volume stays, of no instance.
+    pub(crate) fn detach_volume(&self, id: &VolumeId) -> Result<(), Error> {
+        let update = || {
+            self.connection
+                .prepare_cached("UPDATE volumes SET instance = NULL WHERE id = ?1")?
+                .execute([id.to_string()])
+        };
+        self.sqlite(update()).map(|_| ())
+    }
+}
+
+fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Instance> {
+    Ok(Instance {
+        id: parsed(row, 0)?,
+        name: row.get(1)?,
+        image_id: parsed(row, 2)?,
+        image_name: row.get(3)?,
+        state: parsed(row, 4)?,
+        state_reason: row.get(5)?,
+        exit_status: row.get(6)?,
+        launch_time: from_millis(row.get(7)?),
+        end_time: row.get::<_, Option<i64>>(8)?.map(from_millis),
+        cpus: row.get(9)?,
+        memory_bytes: row.get(10)?,
+        pid: row.get(11)?,
+        remove_at_end: row.get(12)?,
+    })
+}
+
+fn volume(row: &rusqlite::Row<'_>) -> rusqlite::Result<VolumeRecord> {
+    Ok(VolumeRecord {
+        id: parsed(row, 0)?,
+        device_name: row.get(1)?,
+        ephemeral: row.get(2)?,
+        snapshot: parsed_or_null(row, 3)?,
+        size_bytes: row.get(4)?,
+        volume_type: parsed_or_null(row, 5)?,
+        delete_on_termination: row.get(6)?,
+    })
+}

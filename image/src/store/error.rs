@@ -1,0 +1,138 @@
+//! What goes wrong in a store, whose mistake it is, and what can be done about it. Where EC2 has
+//! words for a mistake they are used.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::catalogue::{self, KernelFileId, KernelKind};
+use crate::id::{ImageId, InstanceId, SnapshotId};
+use crate::{format, manifest, mapping, snapshot, volume};
+
+/// Whose mistake an error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// What was to be registered, imported or launched is bad.
+    Input,
+    /// Something that was named does not exist.
+    NotFound,
+    /// The request does not fit the state of the store, or the store or the host failed.
+    Other,
+}
+
+/// What goes wrong in a store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Catalogue(#[from] catalogue::Error),
+    #[error(transparent)]
+    Invalid(#[from] manifest::Invalid),
+    #[error(transparent)]
+    Mapping(#[from] mapping::Error),
+    #[error(transparent)]
+    Snapshot(#[from] snapshot::Error),
+    #[error(transparent)]
+    Volume(#[from] volume::Error),
+
+    #[error("The image id '[{reference}]' does not exist")]
+    ImageNotFound { reference: String },
+    #[error("{reference:?} is more than one {what}")]
+    Ambiguous {
+        what: &'static str,
+        reference: String,
+    },
+    #[error("AMI name {name} is already in use by AMI {image}")]
+    ImageNameInUse { name: String, image: ImageId },
+    #[error("the image {image} is registered already")]
+    ImageExists { image: ImageId },
+    #[error("a file is given for {snapshot}, which the manifest does not name")]
+    SnapshotUnnamed { snapshot: SnapshotId },
+    #[error("two files are given for {snapshot}")]
+    SnapshotTwice { snapshot: SnapshotId },
+    #[error("a file is given for {snapshot}, which the store holds already")]
+    SnapshotExists { snapshot: SnapshotId },
+
+    #[error("The {kind} id '[{reference}]' does not exist")]
+    KernelNotFound { kind: KernelKind, reference: String },
+    #[error(
+        "the name {name:?} is invalid: expecting up to 128 letters, digits, '.', '_' and '-', the \
+         first one a letter or digit, and not the form of an id"
+    )]
+    Name { name: String },
+    #[error("the name {name} is already in use by the {kind} {id}")]
+    KernelNameInUse {
+        name: String,
+        kind: KernelKind,
+        id: KernelFileId,
+    },
+
+    #[error("The instance ID '{reference}' does not exist")]
+    InstanceNotFound { reference: String },
+    #[error("the name {name} is already in use by the instance {instance}")]
+    InstanceNameInUse { name: String, instance: InstanceId },
+    #[error("The instance '{instance}' is not in a state from which it can be removed: it runs")]
+    InstanceRuns { instance: InstanceId },
+}
+
+impl Error {
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    pub fn kind(&self) -> ErrorKind {
+        use mapping::Error::UnknownSnapshot;
+        match self {
+            Self::ImageNotFound { .. }
+            | Self::KernelNotFound { .. }
+            | Self::InstanceNotFound { .. }
+            | Self::Mapping(UnknownSnapshot { .. })
+            | Self::Invalid(manifest::Invalid::Mapping(UnknownSnapshot { .. })) => {
+                ErrorKind::NotFound
+            }
+            Self::Invalid(_)
+            | Self::Mapping(_)
+            | Self::Snapshot(snapshot::Error::Source(_))
+            | Self::SnapshotUnnamed { .. }
+            | Self::SnapshotTwice { .. }
+            | Self::Name { .. } => ErrorKind::Input,
+            _ => ErrorKind::Other,
+        }
+    }
+
+    /// What the user can do about it, if anything.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Snapshot(snapshot::Error::Source(error)) => format::Error::help(error),
+            Self::Invalid(manifest::Invalid::Mapping(mapping::Error::UnknownSnapshot {
+                snapshot,
+            })) => Some(format!(
+                "give the snapshot its content with --snapshot {snapshot}=FILE"
+            )),
+            Self::ImageNotFound { .. } => Some("kami image ls lists the images".to_owned()),
+            Self::KernelNotFound { .. } => {
+                Some("kami kernel import FILE puts one into the store".to_owned())
+            }
+            Self::InstanceNotFound { .. } => Some("kami ps -a lists the instances".to_owned()),
+            Self::Ambiguous { .. } => Some("give more of the id".to_owned()),
+            Self::InstanceRuns { instance } => Some(format!("kami stop {instance} ends it")),
+            Self::InstanceNameInUse { instance, .. } => Some(format!(
+                "choose another name, or kami rm {instance} when it has ended"
+            )),
+            Self::Catalogue(catalogue::Error::Newer { .. }) => {
+                Some("use that version, or another folder through KAMI_HOME".to_owned())
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! A store: images, their snapshots, kernels, and the instances that were launched from them. A
+//! store is what EC2 calls a region. This is the face that the rest of the program sees.
+//!
+//! A store is one folder, in which many processes work at once:
+//!
+//! ```text
+//! catalogue.db   what there is (SQLite)
+//! segments/      the content of snapshots, in chunks
+//! snapshots/     which chunks a snapshot consists of
+//! volumes/       overlays and bitmaps of volumes
+//! instances/     one folder an instance: its lock, and what its process keeps there
+//! kernels/       kernels and RAM disks
+//! ```
+//!
+//! Deregistering images and deleting snapshots are left out for now.
+
+mod error;
+mod instance;
+mod kernel;
+mod launch;
+mod register;
+mod sweep;
+#[cfg(test)]
+mod tests;
+mod time;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::catalogue::{self, Catalogue};
+use crate::id::{ImageId, InstanceId, SnapshotId};
+use crate::manifest::{BlockDeviceMapping, Image, SnapshotSizes};
+use crate::mapping::{self, Disk, Ephemeral};
+use crate::snapshot::SnapshotFiles;
+use crate::volume::VolumeFiles;
+
+pub use crate::catalogue::{
+    Instance, InstanceState, KernelFileId, KernelKind, KernelRecord, VolumeRecord,
+};
+pub use error::{Error, ErrorKind};
+pub use instance::InstanceUpdate;
+pub use kernel::NewKernel;
+pub use launch::{InstanceLock, Launched, LaunchedVolume, NewInstance};
+pub use register::ImportRequest;
+pub use time::iso8601;
+
+/// An open store. For one thread; others open their own.
+#[derive(Debug)]
+pub struct Store {
+    home: PathBuf,
+    catalogue: Catalogue,
+    snapshots: SnapshotFiles,
+    volumes: VolumeFiles,
+}
+
+impl Store {
+    /// `$KAMI_HOME`, else `$XDG_DATA_HOME/kami`, else `~/.local/share/kami`.
+    pub fn default_home() -> PathBuf {
+        home_from(
+            |name| std::env::var_os(name).map(PathBuf::from),
+            std::env::home_dir,
+        )
+    }
+
+    /// Opens the store in the folder `home`, creating it where it is missing.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder cannot be made; [`Error::Catalogue`], among others where a
+    /// newer version has written it.
+    pub fn open(home: &Path) -> Result<Self, Error> {
+        let home = std::path::absolute(home).map_err(Error::io("find", home))?;
+        let catalogue = match Catalogue::open(&home) {
+            Ok(catalogue) => catalogue,
+            Err(_) if !home.exists() => {
+                create_private(&home).map_err(Error::io("create", &home))?;
+                Catalogue::open(&home)?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self {
+            catalogue,
+            snapshots: SnapshotFiles::new(&home),
+            volumes: VolumeFiles::new(&home),
+            home,
+        })
+    }
+
+    /// The store's folder, as an absolute path.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// Every image, by name.
+    ///
+    /// # Errors
+    /// [`Error::Catalogue`]
+    pub fn images(&self) -> Result<Vec<Image>, Error> {
+        Ok(self.catalogue.images()?)
+    }
+
+    /// The image of that id, name, or unique beginning of an id (with or without `ami-`).
+    ///
+    /// # Errors
+    /// [`Error::ImageNotFound`], [`Error::Ambiguous`], [`Error::Catalogue`]
+    pub fn image(&self, reference: &str) -> Result<Image, Error> {
+        let not_found = || Error::ImageNotFound {
+            reference: reference.to_owned(),
+        };
+        if let Ok(id) = reference.parse::<ImageId>() {
+            return self.catalogue.image(&id)?.ok_or_else(not_found);
+        }
+        let mut named = self.catalogue.images_named(reference)?;
+        if named.len() > 1 {
+            return Err(ambiguous("image", reference));
+        }
+        if let Some(image) = named.pop() {
+            return Ok(image);
+        }
+        let prefix = id_prefix(reference, ImageId::PREFIX).ok_or_else(not_found)?;
+        match *self.catalogue.image_ids_from(&prefix)? {
+            [] => Err(not_found()),
+            [id] => self.catalogue.image(&id)?.ok_or_else(not_found),
+            _ => Err(ambiguous("image", reference)),
+        }
+    }
+
+    /// The sizes of those of `snapshots` that the store holds.
+    ///
+    /// # Errors
+    /// [`Error::Catalogue`]
+    pub fn snapshot_sizes(&self, snapshots: &BTreeSet<SnapshotId>) -> Result<SnapshotSizes, Error> {
+        let mut sizes = SnapshotSizes::new();
+        for id in snapshots {
+            if let Some(size_bytes) = self.catalogue.snapshot_size(id)? {
+                sizes.insert(*id, size_bytes);
+            }
+        }
+        Ok(sizes)
+    }
+
+    /// [`mapping::resolve`] with the sizes of this store's snapshots.
+    ///
+    /// # Errors
+    /// [`Error::Mapping`], [`Error::Catalogue`]
+    pub fn resolve(
+        &self,
+        image: &Image,
+        overrides: &[BlockDeviceMapping],
+        ephemeral: Ephemeral,
+    ) -> Result<Vec<Disk>, Error> {
+        let sizes = self.snapshot_sizes(&mapping::snapshots(image, overrides))?;
+        Ok(mapping::resolve(image, overrides, ephemeral, &sizes)?)
+    }
+
+    fn instances_folder(&self) -> PathBuf {
+        self.home.join("instances")
+    }
+
+    /// The instance's own folder, for its lock, its console log and the like.
+    pub fn instance_folder(&self, id: &InstanceId) -> PathBuf {
+        self.instances_folder().join(id.to_string())
+    }
+
+    fn kernels_folder(&self) -> PathBuf {
+        self.home.join("kernels")
+    }
+
+    /// Begins a transaction that is on the disk when its commit returns.
+    fn durable(&self) -> Result<rusqlite::Transaction<'_>, Error> {
+        Ok(self.catalogue.transaction(catalogue::Durability::Now)?)
+    }
+
+    /// Begins a transaction that outlives this process at once, and a crash of the host soon.
+    fn quick(&self) -> Result<rusqlite::Transaction<'_>, Error> {
+        Ok(self.catalogue.transaction(catalogue::Durability::Later)?)
+    }
+}
+
+/// The XDG Base Directory Specification has relative paths ignored.
+fn home_from(
+    variable: impl Fn(&str) -> Option<PathBuf>,
+    home: impl Fn() -> Option<PathBuf>,
+) -> PathBuf {
+    let set = |name| variable(name).filter(|path| !path.as_os_str().is_empty());
+    if let Some(path) = set("KAMI_HOME") {
+        return path;
+    }
+    match set("XDG_DATA_HOME").filter(|path| path.is_absolute()) {
+        Some(data) => data.join("kami"),
+        None => home().unwrap_or_default().join(".local/share/kami"),
+    }
+}
+
+/// Creates a folder, and those above it, that only its owner can enter.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+}
+
+/// The beginning of an id that `reference` could be, with the kind's prefix.
+fn id_prefix(reference: &str, prefix: &str) -> Option<String> {
+    let digits = reference.strip_prefix(prefix).unwrap_or(reference);
+    let lower_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    (!digits.is_empty() && digits.bytes().all(lower_hex)).then(|| format!("{prefix}{digits}"))
+}
+
+fn ambiguous(what: &'static str, reference: &str) -> Error {
+    Error::Ambiguous {
+        what,
+        reference: reference.to_owned(),
+    }
+}
