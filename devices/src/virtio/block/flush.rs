@@ -1,0 +1,236 @@
+//! The guest's FLUSH: done only when every write that was done before it is on the disk.
+//!
+//! One flush of the volume at a time. Requests that come while it is under way wait for the next
+//! one, which they share: theirs may have to cover writes that the first one began too early for.
+//! Reads and writes go on meanwhile. The order is the volume's ([`FlushPlan`]): data, then the
+//! bitmap pages that vouch for it, then the bitmap's own sync.
+
+#![expect(unsafe_code, reason = "hands bitmap pages to the kernel")]
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use kami_image::volume::FlushPlan;
+
+use super::disk::Disk;
+use super::request::Status;
+use super::ring::{Operation, Ring};
+use super::token::{Target, Token};
+use super::transfer::{Direction, Transfers};
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// Syncing the file of this index in the plan's `once`.
+    Once(usize),
+    Data,
+    Pages,
+    Bitmap,
+    Done,
+}
+
+#[derive(Debug)]
+struct Current {
+    plan: FlushPlan,
+    requests: Vec<u32>,
+    stage: Stage,
+    /// Syncs under way; `transfers` counts its own.
+    syncs: usize,
+    failure: Option<i32>,
+    /// A sync was interrupted, so the stage runs again.
+    again: bool,
+    /// The kernel reads `plan.pages` through this in [`Stage::Pages`].
+    transfers: Transfers,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Flushes {
+    waiting: Vec<u32>,
+    current: Option<Current>,
+    /// A sync failed with `EIO`: the host has dropped data that was never written, and a later
+    /// sync that succeeds proves nothing (`fsync(2)`, "Notes"). So no flush of this device
+    /// succeeds any more. What can be mended, such as a full disk, does not come here.
+    lost: bool,
+}
+
+/// A flush that has ended, the requests that it was for, and how.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub requests: Vec<u32>,
+    pub status: Status,
+}
+
+// The contract of the unsafe functions: until a flush has ended, the caller drops neither `disk`
+// nor this value, which keeps the bitmap's pages and the iovecs.
+impl Flushes {
+    /// Has the request in `slot` wait for a flush that begins from now on.
+    pub fn join(&mut self, slot: u32) {
+        self.waiting.push(slot);
+    }
+
+    /// Takes back the requests whose flush has not begun.
+    pub fn withdraw(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.current.is_none()
+    }
+
+    /// Begins a flush, if one is wanted and none is under way.
+    ///
+    /// # Safety
+    /// `disk` and this value outlive what is under way.
+    pub unsafe fn begin(&mut self, disk: &mut Disk, ring: &mut impl Ring) -> Option<Ended> {
+        if self.current.is_some() || self.waiting.is_empty() {
+            return None;
+        }
+        self.current = Some(Current {
+            plan: disk.volume.begin_flush(),
+            requests: self.withdraw(),
+            stage: Stage::Once(0),
+            syncs: 0,
+            failure: None,
+            again: false,
+            transfers: Transfers::default(),
+        });
+        // SAFETY: as this function's.
+        unsafe { self.proceed(disk, ring) }
+    }
+
+    /// Takes the completion of the operation at `index`.
+    ///
+    /// # Safety
+    /// `disk` and this value outlive what is under way.
+    pub unsafe fn landed(
+        &mut self,
+        index: usize,
+        result: i32,
+        disk: &mut Disk,
+        ring: &mut impl Ring,
+    ) -> Option<Ended> {
+        let current = self.current.as_mut()?;
+        match current.stage {
+            Stage::Pages => {
+                let at = (Target::Flush, &disk.volume, &mut *ring);
+                // SAFETY: as this function's.
+                unsafe { current.transfers.landed(index, result, at) };
+                current.failure = current.failure.or(current.transfers.failure());
+            }
+            _ => {
+                current.syncs = current.syncs.saturating_sub(1);
+                match -result {
+                    libc::EINTR | libc::EAGAIN => current.again = true,
+                    errno if errno > 0 => {
+                        current.failure.get_or_insert(errno);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if current.syncs > 0 || !current.transfers.is_idle() {
+            return None;
+        }
+        current.stage = match current.stage {
+            stage if std::mem::take(&mut current.again) => stage,
+            Stage::Once(n) => Stage::Once(n + 1),
+            Stage::Data => Stage::Pages,
+            Stage::Pages => Stage::Bitmap,
+            Stage::Bitmap | Stage::Done => Stage::Done,
+        };
+        // SAFETY: as this function's.
+        unsafe { self.proceed(disk, ring) }
+    }
+
+    /// Starts what comes next, passing over what there is nothing of.
+    ///
+    /// # Safety
+    /// `disk` and this value outlive what is under way.
+    unsafe fn proceed(&mut self, disk: &mut Disk, ring: &mut impl Ring) -> Option<Ended> {
+        let mut current = self.current.take()?;
+        while current.syncs == 0 && current.transfers.is_idle() {
+            if current.failure.is_some() || disk.stopping || matches!(current.stage, Stage::Done) {
+                return Some(self.end(current, disk));
+            }
+            // SAFETY: as this function's.
+            current.stage = unsafe { current.start_stage(disk, ring) };
+        }
+        self.current = Some(current);
+        None
+    }
+
+    fn end(&mut self, current: Current, disk: &mut Disk) -> Ended {
+        let synced = matches!(current.stage, Stage::Done) && current.failure.is_none();
+        disk.volume.end_flush(current.plan, synced);
+        if let Some(errno) = current.failure {
+            self.lost |= errno == libc::EIO;
+            disk.warn("flush failed", &io::Error::from_raw_os_error(errno));
+        }
+        Ended {
+            requests: current.requests,
+            status: if synced && !self.lost {
+                Status::Ok
+            } else {
+                Status::IoError
+            },
+        }
+    }
+}
+
+impl Current {
+    /// Starts the operations of this stage and returns it; the next stage where there are none.
+    ///
+    /// # Safety
+    /// `disk` and this value's heap outlive what is under way.
+    unsafe fn start_stage(&mut self, disk: &Disk, ring: &mut impl Ring) -> Stage {
+        let file = |index| disk.volume.file(index).as_raw_fd();
+        match self.stage {
+            Stage::Once(n) => match self.plan.once.get(n) {
+                Some(&index) => {
+                    // SAFETY: names no memory; `disk` keeps the file open.
+                    unsafe { self.sync(Operation::SyncAll { file: file(index) }, ring) };
+                    self.stage
+                }
+                None => Stage::Data,
+            },
+            Stage::Data if self.plan.data.is_empty() => Stage::Pages,
+            Stage::Data => {
+                for index in 0..self.plan.data.len() {
+                    let Some(&index) = self.plan.data.get(index) else {
+                        break;
+                    };
+                    // SAFETY: names no memory; `disk` keeps the file open.
+                    unsafe { self.sync(Operation::SyncData { file: file(index) }, ring) };
+                }
+                self.stage
+            }
+            Stage::Pages if self.plan.pages.is_empty() => Stage::Done,
+            Stage::Pages => {
+                for page in &self.plan.pages {
+                    // The kernel only reads here: the operation is a write to the file.
+                    let memory = (page.bytes.as_ptr().cast_mut(), page.bytes.len());
+                    let to = (self.plan.bitmap, page.offset);
+                    self.transfers
+                        .add(Direction::Write, to, page.offset, memory);
+                }
+                // SAFETY: the plan keeps the pages, this value the iovecs, `disk` the file.
+                unsafe { self.transfers.submit(Target::Flush, &disk.volume, ring) };
+                self.stage
+            }
+            Stage::Bitmap => {
+                let file = file(self.plan.bitmap);
+                // SAFETY: names no memory; `disk` keeps the file open.
+                unsafe { self.sync(Operation::SyncData { file }, ring) };
+                self.stage
+            }
+            Stage::Done => Stage::Done,
+        }
+    }
+
+    /// # Safety
+    /// As [`Ring::push`].
+    unsafe fn sync(&mut self, operation: Operation, ring: &mut impl Ring) {
+        self.syncs += 1;
+        // SAFETY: as this function's.
+        unsafe { ring.push(Token::new(Target::Flush, 0).pack(), operation) };
+    }
+}

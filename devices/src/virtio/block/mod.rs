@@ -1,0 +1,230 @@
+//! The virtio block device (virtio 1.3 §5.2): a volume as a disk.
+//!
+//! Reading order: [`config`] is what the driver sees, [`request`] what it may ask, [`steps`] and
+//! [`task`] how that is carried out against the volume, [`flush`] what makes it durable, [`engine`]
+//! the thread that does it all, [`ring`] the kernel.
+//! Left out on purpose: geometry (no driver needs cylinders), a write cache that can be switched
+//! off, lifetime, secure erase and zones.
+
+mod config;
+mod disk;
+mod engine;
+mod flush;
+pub(crate) mod rate_limit;
+mod request;
+mod ring;
+mod steps;
+mod task;
+mod tasks;
+mod token;
+mod transfer;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use kami_image::volume::Volume;
+use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::QueueT;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use self::disk::Disk;
+use self::engine::Engine;
+use self::request::Limits;
+use self::ring::Uring;
+use super::device::{Activation, VirtioDevice};
+
+/// `VIRTIO_ID_BLOCK`
+const DEVICE_TYPE: u16 = 2;
+
+/// How a volume shows as a disk.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockConfig {
+    /// What the driver reads as the disk's id; shorter ones end with zero bytes.
+    pub serial: [u8; 20],
+    /// How many queues to offer, one a vCPU at best; at least 1, at most
+    /// [`BlockDevice::QUEUES_MAX`].
+    pub queues: u16,
+    pub read_only: bool,
+}
+
+/// A disk.
+#[derive(Debug)]
+pub struct BlockDevice {
+    config: BlockConfig,
+    size_bytes: u64,
+    queue_sizes: Vec<u16>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Idle(Volume),
+    Running {
+        stop: EventFd,
+        worker: JoinHandle<Option<Volume>>,
+    },
+    /// The host failed in a way that leaves the volume's state unknown.
+    Lost,
+}
+
+impl BlockDevice {
+    /// More would cost memory and gain nothing: one thread serves them all.
+    pub const QUEUES_MAX: u16 = 8;
+
+    pub fn new(volume: Volume, config: BlockConfig) -> Self {
+        let queues = config.queues.clamp(1, Self::QUEUES_MAX);
+        Self {
+            config,
+            size_bytes: volume.size_bytes(),
+            queue_sizes: vec![config::QUEUE_SIZE; queues.into()],
+            state: State::Idle(volume),
+        }
+    }
+
+    /// The worker's name: "disk-" and the end of the serial, 15 bytes at most.
+    fn thread_name(&self) -> String {
+        let serial = String::from_utf8_lossy(&self.config.serial);
+        let serial = serial.trim_matches(|c: char| !c.is_ascii_graphic());
+        let tail = serial.len().saturating_sub(10);
+        format!("disk-{}", serial.get(tail..).unwrap_or_default())
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            capacity_bytes: self.size_bytes - self.size_bytes % request::SECTOR_BYTES,
+            read_only: self.config.read_only,
+            chain_max: config::QUEUE_SIZE.into(),
+        }
+    }
+
+    /// Starts the worker. The volume is handed over last, when nothing can fail any more.
+    fn spawn(&self, activation: Activation, volume: Volume) -> Result<State, (io::Error, Volume)> {
+        let (hand_over, volumes) = mpsc::sync_channel(1);
+        match self.start_worker(activation, volumes) {
+            Ok(state) => match hand_over.send(volume) {
+                Ok(()) => Ok(state),
+                Err(mpsc::SendError(volume)) => Err((io::ErrorKind::BrokenPipe.into(), volume)),
+            },
+            Err(error) => Err((error, volume)),
+        }
+    }
+
+    fn start_worker(
+        &self,
+        activation: Activation,
+        volumes: mpsc::Receiver<Volume>,
+    ) -> io::Result<State> {
+        let Activation {
+            memory,
+            features,
+            mut queues,
+            needs_reset,
+        } = activation;
+        for active in queues.iter_mut().flatten() {
+            let event_idx = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+            active.queue.set_event_idx(event_idx);
+            if !active.queue.is_valid(&memory) {
+                let what = "virtqueue outside guest memory";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+            }
+        }
+        let (serial, limits) = (self.config.serial, self.limits());
+        let stop = EventFd::new(EFD_NONBLOCK)?;
+        let events = (stop.try_clone()?, needs_reset);
+        let (report, started) = mpsc::sync_channel(1);
+        let work = move || {
+            // Made here: closing a ring interrupts the system calls of every thread that ever used
+            // it, and a vCPU's thread is not to be among them.
+            let ring = match Uring::new() {
+                Ok(ring) => report.send(Ok(())).is_ok().then_some(ring)?,
+                Err(error) => {
+                    let _ = report.send(Err(error));
+                    return None;
+                }
+            };
+            let mut disk = Disk::new(volumes.recv().ok()?, memory, serial);
+            disk.write_through = features & 1 << VIRTIO_BLK_F_FLUSH == 0;
+            Engine::new(ring, disk, limits, queues, events).run()
+        };
+        let worker = thread::Builder::new()
+            .name(self.thread_name())
+            .spawn(work)?;
+        let dead = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        started.recv().map_err(dead)??;
+        Ok(State::Running { stop, worker })
+    }
+}
+
+impl VirtioDevice for BlockDevice {
+    fn device_type(&self) -> u16 {
+        DEVICE_TYPE
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn features(&self) -> u64 {
+        config::features(self.config.read_only)
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let queues = u16::try_from(self.queue_sizes.len()).unwrap_or(Self::QUEUES_MAX);
+        let space = config::space(self.size_bytes, queues);
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let mut bytes = space.iter().skip(offset);
+        data.fill_with(|| bytes.next().copied().unwrap_or(0));
+    }
+
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    fn activate(&mut self, activation: Activation) -> io::Result<()> {
+        match std::mem::replace(&mut self.state, State::Lost) {
+            State::Idle(volume) => match self.spawn(activation, volume) {
+                Ok(state) => {
+                    self.state = state;
+                    Ok(())
+                }
+                Err((error, volume)) => {
+                    self.state = State::Idle(volume);
+                    Err(error)
+                }
+            },
+            state @ State::Running { .. } => {
+                self.state = state;
+                Err(io::ErrorKind::AlreadyExists.into())
+            }
+            State::Lost => Err(io::Error::other(
+                "an earlier failure of the host lost the disk",
+            )),
+        }
+    }
+
+    fn reset(&mut self) {
+        match std::mem::replace(&mut self.state, State::Lost) {
+            State::Running { stop, worker } => {
+                if let Err(error) = stop.write(1) {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot stop a disk"
+                    );
+                }
+                if let Ok(Some(volume)) = worker.join() {
+                    self.state = State::Idle(volume);
+                }
+            }
+            state => self.state = state,
+        }
+    }
+}
+
+impl Drop for BlockDevice {
+    fn drop(&mut self) {
+        self.reset();
+    }
+}

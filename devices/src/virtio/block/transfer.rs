@@ -1,0 +1,208 @@
+//! Reads and writes between files and memory that belong to one request, or to one flush.
+//!
+//! Short ones go on where they stopped, interrupted ones start again, and all are waited for
+//! together.
+
+#![expect(unsafe_code, reason = "hands iovecs to the kernel")]
+
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+use kami_image::volume::{FileIndex, Volume};
+use libc::iovec;
+
+use super::ring::{Operation, Ring, Vectors};
+use super::token::{Target, Token};
+
+/// The most iovecs in one operation (`IOV_MAX`, `readv(2)`).
+const IOVECS_MAX: usize = 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    Read,
+    Write,
+}
+
+/// A contiguous run of a file and the iovecs that it is read into or written from.
+#[derive(Debug)]
+struct Transfer {
+    direction: Direction,
+    file: FileIndex,
+    offset: u64,
+    /// Where the run lies in the request's data, in bytes.
+    position: u64,
+    left: u64,
+    iovecs: Range<usize>,
+}
+
+/// What a read found no bytes for, because its file ends earlier. It reads as zeroes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unread {
+    pub position: u64,
+    pub len: u64,
+}
+
+/// The operations of one step. Build with [`Transfers::clear`] and [`Transfers::add`], start with
+/// [`Transfers::submit`]; from then on until [`Transfers::is_idle`] nothing may be added or cleared,
+/// because the kernel reads `iovecs`.
+#[derive(Debug, Default)]
+pub(super) struct Transfers {
+    iovecs: Vec<iovec>,
+    list: Vec<Transfer>,
+    under_way: usize,
+    failure: Option<i32>,
+}
+
+impl Transfers {
+    pub fn clear(&mut self) {
+        self.iovecs.clear();
+        self.list.clear();
+        self.failure = None;
+    }
+
+    /// Adds `len` bytes of memory at `base`, for the bytes of `file` from `offset` on. Goes into
+    /// the last operation where it continues that one.
+    pub fn add(
+        &mut self,
+        direction: Direction,
+        (file, offset): (FileIndex, u64),
+        position: u64,
+        (base, len): (*mut u8, usize),
+    ) {
+        let start = self.iovecs.len();
+        self.iovecs.push(iovec {
+            iov_base: base.cast(),
+            iov_len: len,
+        });
+        let bytes = len as u64;
+        match self.list.last_mut() {
+            Some(last)
+                if last.direction == direction
+                    && last.file == file
+                    && last.offset + last.left == offset
+                    && last.position + last.left == position
+                    && last.iovecs.len() < IOVECS_MAX =>
+            {
+                last.left += bytes;
+                last.iovecs.end += 1;
+            }
+            _ => self.list.push(Transfer {
+                direction,
+                file,
+                offset,
+                position,
+                left: bytes,
+                iovecs: start..start + 1,
+            }),
+        }
+    }
+
+    /// Starts all that was added.
+    ///
+    /// # Safety
+    /// The memory that was added, and this value, stay until [`Transfers::is_idle`]; `volume` keeps
+    /// the files open.
+    pub unsafe fn submit(&mut self, target: Target, volume: &Volume, ring: &mut impl Ring) {
+        for index in 0..self.list.len() {
+            // SAFETY: as this function's.
+            unsafe { self.push(index, target, volume, ring) };
+        }
+    }
+
+    /// Takes the completion of the operation at `index`, and goes on with the rest of a short one.
+    ///
+    /// # Safety
+    /// As [`Transfers::submit`].
+    pub unsafe fn landed(
+        &mut self,
+        index: usize,
+        result: i32,
+        (target, volume, ring): (Target, &Volume, &mut impl Ring),
+    ) -> Option<Unread> {
+        self.under_way = self.under_way.saturating_sub(1);
+        let transfer = self.list.get_mut(index)?;
+        match (u64::try_from(result), transfer.direction) {
+            (Err(_), _) if matches!(-result, libc::EINTR | libc::EAGAIN) => {}
+            (Err(_), _) => {
+                self.failure.get_or_insert(-result);
+                return None;
+            }
+            (Ok(0), Direction::Read) => {
+                return Some(Unread {
+                    position: transfer.position,
+                    len: transfer.left,
+                });
+            }
+            (Ok(0), Direction::Write) => {
+                self.failure.get_or_insert(libc::EIO);
+                return None;
+            }
+            (Ok(bytes), _) => transfer.advance(bytes, &mut self.iovecs),
+        }
+        if transfer.left > 0 {
+            // SAFETY: as this function's.
+            unsafe { self.push(index, target, volume, ring) };
+        }
+        None
+    }
+
+    /// Fails the step for a reason outside the operations.
+    pub fn fail(&mut self, errno: i32) {
+        self.failure.get_or_insert(errno);
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.under_way == 0
+    }
+
+    /// The errno of the first operation that failed.
+    pub fn failure(&self) -> Option<i32> {
+        self.failure
+    }
+
+    /// # Safety
+    /// As [`Transfers::submit`].
+    unsafe fn push(&mut self, index: usize, target: Target, volume: &Volume, ring: &mut impl Ring) {
+        let Some(transfer) = self.list.get(index) else {
+            return;
+        };
+        let iovecs = self.iovecs.get(transfer.iovecs.clone()).unwrap_or_default();
+        let vectors = Vectors {
+            file: volume.file(transfer.file).as_raw_fd(),
+            offset: transfer.offset,
+            iovecs: iovecs.as_ptr(),
+            count: u32::try_from(iovecs.len()).unwrap_or(0),
+        };
+        let operation = match transfer.direction {
+            Direction::Read => Operation::Read(vectors),
+            Direction::Write => Operation::Write(vectors),
+        };
+        self.under_way += 1;
+        // SAFETY: the caller keeps memory and files; `iovecs` stays unmoved until the operation
+        // completes, because nothing is added meanwhile.
+        unsafe { ring.push(Token::new(target, index).pack(), operation) };
+    }
+}
+
+impl Transfer {
+    /// Leaves out the first `bytes` bytes, which are done.
+    fn advance(&mut self, bytes: u64, iovecs: &mut [iovec]) {
+        let bytes = bytes.min(self.left);
+        self.offset += bytes;
+        self.position += bytes;
+        self.left -= bytes;
+        let mut done = usize::try_from(bytes).unwrap_or(usize::MAX);
+        while let Some(first) = iovecs.get_mut(self.iovecs.start) {
+            if done < first.iov_len {
+                first.iov_base = first.iov_base.wrapping_byte_add(done);
+                first.iov_len -= done;
+                return;
+            }
+            done -= first.iov_len;
+            self.iovecs.start += 1;
+            if self.iovecs.is_empty() {
+                return;
+            }
+        }
+    }
+}
