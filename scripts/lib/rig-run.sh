@@ -11,7 +11,8 @@ rig_stage() {
     echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
     for item in "${files[@]}"; do
         source=${item%%:*}
-        place=$(realpath "$source") || die "no file $source to take along"
+        [ -e "$source" ] || die "no file $source to take along"
+        place=$(realpath -s "$source")
         [ "$item" = "$source" ] || place=${item#*:}
         mkdir -p "$root${place%/*}"
         # Links spare a copy; they fail across file systems.
