@@ -14,6 +14,8 @@
 
 .set COM1,              0x3f8
 .set KEYBOARD_COMMAND,  0x64
+.set PIC_MASTER_MASK,   0x21
+.set PIC_SLAVE_MASK,    0xa1
 .set SLEEP_CONTROL,     0x600           # Kami's ACPI sleep control register (devices: platform/power.rs)
 .set SLEEP_S5,          5 << 2 | 1 << 5 # SLP_TYP 5, SLP_EN (ACPI 6.5 §4.8.3.7)
 
@@ -127,6 +129,9 @@ long_mode:
 
 # Goes on in Rust at privilege level 3: main(edi = which protocol, rsi = what it hands over).
 user_start:
+    mov al, 0xff                        # where there are PICs, they are silent: their vectors are exceptions'
+    out PIC_MASTER_MASK, al
+    out PIC_SLAVE_MASK, al
     mov qword ptr [tss + 4], offset kernel_stack_end
     mov word ptr [tss + 0x66], TSS_BYTES # where the I/O bitmap is; clear bits allow, a byte of ones ends it
     mov byte ptr [tss + TSS_BYTES + PORTS / 8], 0xff

@@ -1,11 +1,38 @@
-//! The bare-metal test guest: a program of a few dozen kilobytes that boots as a kernel does and tests the
-//! machine that it finds itself in.
+//! The bare-metal test guest: a program of about 100 KiB that boots as a kernel does, by the PVH entry or Linux's
+//! 64-bit one, and tests the machine that it finds itself in. Its source is `guest/`, beside this crate's `src/`.
+//!
+//! It writes `K` to COM1 as its very first act. What it does then, the word `kami.test=MODE` on its command line
+//! says:
+//!
+//! | mode | does | ends by |
+//! |---|---|---|
+//! | `hello` | nothing more, on the shortest way | power-off (port 0x600 ← 0x34), else a reset |
+//! | (none), `self` | the whole self-test | power-off, or pvpanic if it failed |
+//! | `reset`, `reset-i8042` | the self-test, a mark on the first disk, a reset; the second boot finds the mark, tests again | as `self` |
+//! | `echo` | sends back what the serial port receives, until a `q` | power-off |
+//! | `button` | waits for the ACPI power button | power-off |
+//! | `panic` | | pvpanic (port 0x505 ← 1) |
+//! | `panic-line` | prints Linux's panic lines | never: halts |
+//! | `triple-fault` | | a triple fault |
+//! | `bad-instruction` | executes `cmpxchg16b` at privilege level 0 | power-off, where the host knows it |
+//! | `fail` | reports a failure | pvpanic |
+//! | `flood` | writes lines without end | never |
+//! | `hang`, `spin` | halts with interrupts masked; spins | never |
+//!
+//! With `kami.check=all` the self-test reads whole disks instead of samples. It writes to every disk, always
+//! the pattern of [`pattern`]. It reports in lines `kami-test: KEY=VALUE`, of which the last is `result=pass` or
+//! `result=fail reason=…`: see [`Report`].
+
+pub mod pattern;
+mod report;
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 
 use rustix::fs::MemfdFlags;
+
+pub use report::{Disk, Outcome, Report};
 
 use crate::{Error, Kernel, elf};
 
@@ -29,6 +56,24 @@ pub fn open() -> Result<Kernel, Error> {
     elf::open_elf_file(file, path)
 }
 
+/// Writes a disk of `sectors` sectors of 512 bytes that carries the test pattern.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_test_disk(out: impl Write, sectors: u64) -> io::Result<()> {
+    let mut out = io::BufWriter::new(out);
+    let stamp = pattern::Stamp {
+        generation: 0,
+        disk_sectors: sectors,
+    };
+    let mut bytes = [0; pattern::SECTOR_BYTES];
+    for number in 0..sectors {
+        pattern::fill(number, stamp, &mut bytes);
+        out.write_all(&bytes)?;
+    }
+    out.flush()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,5 +91,44 @@ mod tests {
         );
         let kernel = kernel.by_linux64_entry();
         assert!(matches!(kernel.entry, Entry::Linux64(_)));
+    }
+
+    #[test]
+    fn test_disk_carries_the_pattern_and_a_changed_bit_shows() {
+        let mut disk = Vec::new();
+        write_test_disk(&mut disk, 3).unwrap();
+        assert_eq!(disk.len(), 3 * pattern::SECTOR_BYTES);
+        let host = pattern::Stamp {
+            generation: 0,
+            disk_sectors: 3,
+        };
+        for (number, sector) in (0..).zip(disk.chunks_exact_mut(pattern::SECTOR_BYTES)) {
+            let sector: &mut [u8; pattern::SECTOR_BYTES] = sector.try_into().unwrap();
+            assert_eq!(pattern::check(number, sector), Some(host));
+            assert_eq!(pattern::check(number + 1, sector), None);
+            for at in [0, 8, 16, 24, 511] {
+                sector[at] ^= 0x10;
+                assert_eq!(pattern::check(number, sector), None, "byte {at}");
+                sector[at] ^= 0x10;
+            }
+        }
+    }
+
+    #[test]
+    fn pattern_is_the_documented_one() {
+        let stamp = pattern::Stamp {
+            generation: 5,
+            disk_sectors: 0,
+        };
+        let mut sector = [0; pattern::SECTOR_BYTES];
+        pattern::fill(7, stamp, &mut sector);
+        assert_eq!(sector[..8], (pattern::KEY ^ 7).to_le_bytes());
+        assert_eq!(sector[8..16], 5u64.to_le_bytes());
+        assert_eq!(sector[16..24], [0; 8]);
+        // The first number of splitmix64 from seed (KEY ^ 7) ^ (5 << 17).
+        let mut mixed = (pattern::KEY ^ 7 ^ (5 << 17)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        assert_eq!(sector[24..32], (mixed ^ (mixed >> 31)).to_le_bytes());
     }
 }
