@@ -129,6 +129,15 @@ impl Catalogue {
         self.sqlite(query())
     }
 
+    pub(crate) fn has_instance(&self, id: &InstanceId) -> Result<bool, Error> {
+        let query = || {
+            self.connection
+                .prepare_cached("SELECT 1 FROM instances WHERE id = ?1")?
+                .exists([id.to_string()])
+        };
+        self.sqlite(query())
+    }
+
     /// The first two ids that begin with `prefix`.
     pub(crate) fn instance_ids_from(&self, prefix: &str) -> Result<Vec<InstanceId>, Error> {
         let query = "SELECT id FROM instances WHERE id >= ?1 AND id < ?2 LIMIT 2";

@@ -5,16 +5,13 @@
 //! process writes its end into the row before it lets go of the lock, so a row that is read after
 //! the lock was found free tells the truth.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::time::SystemTime;
-
-use rustix::fs::FlockOperation;
 
 use super::launch::LOCK_FILE;
 use super::{Error, Instance, InstanceState, Store, VolumeRecord, ambiguous, id_prefix};
 use crate::catalogue::End;
-use crate::chunk::pending;
 use crate::id::InstanceId;
 
 /// The exit status of an instance whose process was killed: what a shell says of one.
@@ -225,42 +222,26 @@ impl Store {
 
     /// Whether the instance's process lives.
     fn is_held(&self, id: &InstanceId) -> Result<bool, Error> {
-        let path = self.instance_folder(id).join(LOCK_FILE);
-        let Some(file) = self.open_lock(id)? else {
-            return Ok(false);
-        };
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(false),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-            Err(error) => Err(Error::io("lock", &path)(error.into())),
+        match self.lock_ended(id) {
+            Ok(_) => Ok(false),
+            Err(Error::InstanceRuns { .. }) => Ok(true),
+            Err(error) => Err(error),
         }
     }
 
-    /// The lock of an instance without a process; none where even the lock is gone.
+    /// The lock of an instance without a process, shared with others who look at it or remove it:
+    /// they must not look like its process to each other. None where even the lock is gone.
     fn lock_ended(&self, id: &InstanceId) -> Result<Option<File>, Error> {
         let path = self.instance_folder(id).join(LOCK_FILE);
-        let Some(file) = self.open_lock(id)? else {
-            return Ok(None);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("open", &path)(error)),
         };
-        if pending::lock(&file).map_err(Error::io("lock", &path))? {
-            return Ok(Some(file));
-        }
-        // Somebody has it: the instance's process, or one that just asks, as `is_held` does, or
-        // that removes it. These two let go at once, and nobody else takes the lock of an instance
-        // that was launched.
-        if self.is_held(id)? {
-            return Err(Error::InstanceRuns { instance: *id });
-        }
-        file.lock().map_err(Error::io("lock", &path))?;
-        Ok(Some(file))
-    }
-
-    fn open_lock(&self, id: &InstanceId) -> Result<Option<File>, Error> {
-        let path = self.instance_folder(id).join(LOCK_FILE);
-        match File::open(&path) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("open", &path)(error)),
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Err(Error::InstanceRuns { instance: *id }),
+            Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Sweeping: deleting what killed processes have left, and writing down that they were killed.
 //!
 //! Files come to be before the rows that name them, so a file without a row may belong to a process
-//! that is still at it. Files of snapshots, volumes and kernels are locked until their rows are
-//! committed. An instance's folder comes to be within the transaction of its launch, so that
-//! after waiting for the transactions under way a folder without a row has no launch either. Ids are
-//! random and never come again.
+//! that is still at it. Files of snapshots and kernels get their names locked, and stay so until their
+//! rows are committed. Volumes and folders of instances come to be within the transaction of a
+//! launch, which holds the catalogue's write lock: so a name that was seen before waiting for that
+//! lock, and has no row after, has no launch either. Ids are random and never come again.
 
 use std::cell::Cell;
 use std::io;
@@ -29,7 +29,7 @@ impl Store {
             &|segment| doubt.named(self.catalogue.has_segment(segment)),
         )?;
         self.volumes
-            .sweep(&|id| doubt.named(self.catalogue.has_volume(id)))?;
+            .sweep(&|id| doubt.named(self.is_launched(|| self.catalogue.has_volume(id))))?;
         sweep_folder(&self.kernels_folder(), &|name| {
             let id: KernelFileId = name.parse().ok()?;
             Some(doubt.named(self.catalogue.has_kernel(&id)))
@@ -48,23 +48,15 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(Error::io("read", &folder)(error)),
         };
-        let mut unnamed = Vec::new();
         for entry in entries {
             let name = entry.map_err(Error::io("read", &folder))?.file_name();
-            if let Some(id) = name
+            let Some(id) = name
                 .to_str()
                 .and_then(|name| name.parse::<InstanceId>().ok())
-                && self.catalogue.instance(&id)?.is_none()
-            {
-                unnamed.push(id);
-            }
-        }
-        if unnamed.is_empty() {
-            return Ok(());
-        }
-        self.catalogue.barrier()?;
-        for id in unnamed {
-            if self.catalogue.instance(&id)?.is_some() {
+            else {
+                continue;
+            };
+            if self.is_launched(|| self.catalogue.has_instance(&id))? {
                 continue;
             }
             let path = self.instance_folder(&id);
@@ -76,6 +68,18 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Whether `has_row`, once the launches that are under way have ended.
+    fn is_launched(
+        &self,
+        has_row: impl Fn() -> Result<bool, catalogue::Error>,
+    ) -> Result<bool, catalogue::Error> {
+        if has_row()? {
+            return Ok(true);
+        }
+        self.catalogue.barrier()?;
+        has_row()
     }
 }
 
