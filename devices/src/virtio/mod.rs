@@ -4,6 +4,7 @@ pub mod block;
 pub mod device;
 mod notification;
 pub mod pci;
+pub mod rng;
 
 #[cfg(test)]
 mod mock;

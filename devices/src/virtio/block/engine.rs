@@ -397,3 +397,6 @@ impl<R: Ring> Engine<R> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

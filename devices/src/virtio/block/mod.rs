@@ -63,10 +63,10 @@ pub struct BlockDevice {
 
 #[derive(Debug)]
 enum State {
-    Idle(Volume),
+    Idle(Box<Volume>),
     Running {
         stop: EventFd,
-        worker: JoinHandle<Option<Volume>>,
+        worker: JoinHandle<Option<Box<Volume>>>,
     },
     /// The host failed in a way that leaves the volume's state unknown.
     Lost,
@@ -82,7 +82,7 @@ impl BlockDevice {
             config,
             size_bytes: volume.size_bytes(),
             queue_sizes: vec![config::QUEUE_SIZE; queues.into()],
-            state: State::Idle(volume),
+            state: State::Idle(Box::new(volume)),
         }
     }
 
@@ -102,22 +102,25 @@ impl BlockDevice {
         }
     }
 
-    /// Starts the worker. The volume is handed over last, when nothing can fail any more.
-    fn spawn(&self, activation: Activation, volume: Volume) -> Result<State, (io::Error, Volume)> {
+    /// Starts the worker. The volume is handed over last, when nothing can fail any more; on an
+    /// error it comes back.
+    fn spawn(&self, activation: Activation, volume: Box<Volume>) -> (State, io::Result<()>) {
         let (hand_over, volumes) = mpsc::sync_channel(1);
         match self.start_worker(activation, volumes) {
-            Ok(state) => match hand_over.send(volume) {
-                Ok(()) => Ok(state),
-                Err(mpsc::SendError(volume)) => Err((io::ErrorKind::BrokenPipe.into(), volume)),
+            Ok(running) => match hand_over.send(volume) {
+                Ok(()) => (running, Ok(())),
+                Err(mpsc::SendError(volume)) => {
+                    (State::Idle(volume), Err(io::ErrorKind::BrokenPipe.into()))
+                }
             },
-            Err(error) => Err((error, volume)),
+            Err(error) => (State::Idle(volume), Err(error)),
         }
     }
 
     fn start_worker(
         &self,
         activation: Activation,
-        volumes: mpsc::Receiver<Volume>,
+        volumes: mpsc::Receiver<Box<Volume>>,
     ) -> io::Result<State> {
         let Activation {
             memory,
@@ -147,9 +150,10 @@ impl BlockDevice {
                     return None;
                 }
             };
-            let mut disk = Disk::new(volumes.recv().ok()?, memory, serial);
+            let mut disk = Disk::new(*volumes.recv().ok()?, memory, serial);
             disk.write_through = features & 1 << VIRTIO_BLK_F_FLUSH == 0;
-            Engine::new(ring, disk, limits, queues, events).run()
+            let engine = Engine::new(ring, disk, limits, queues, events);
+            engine.run().map(Box::new)
         };
         let worker = thread::Builder::new()
             .name(self.thread_name())
@@ -185,16 +189,11 @@ impl VirtioDevice for BlockDevice {
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
         match std::mem::replace(&mut self.state, State::Lost) {
-            State::Idle(volume) => match self.spawn(activation, volume) {
-                Ok(state) => {
-                    self.state = state;
-                    Ok(())
-                }
-                Err((error, volume)) => {
-                    self.state = State::Idle(volume);
-                    Err(error)
-                }
-            },
+            State::Idle(volume) => {
+                let (state, result) = self.spawn(activation, volume);
+                self.state = state;
+                result
+            }
             state @ State::Running { .. } => {
                 self.state = state;
                 Err(io::ErrorKind::AlreadyExists.into())

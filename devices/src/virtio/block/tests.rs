@@ -15,7 +15,7 @@ use self::guest::{DATA_BYTES, Data, Guest, SLOTS, Shape};
 use super::super::device::NeedsReset;
 use super::*;
 
-mod guest;
+pub(super) mod guest;
 
 const OK: u8 = 0;
 const IO_ERROR: u8 = 1;
