@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::arch::x86_64::boot;
+use crate::arch::x86_64::{boot, firmware};
 use crate::memory;
 
 use super::MAX_CPUS;
@@ -16,6 +16,8 @@ pub enum Error {
     Memory(#[from] memory::Error),
     #[error("memory up to {ram_end:#x} is beyond the {bits} address bits of this host's processor")]
     AddressBits { ram_end: u64, bits: u8 },
+    #[error(transparent)]
+    Firmware(#[from] firmware::Error),
     #[error(transparent)]
     Boot(#[from] boot::Error),
     #[error("cannot open /dev/kvm")]

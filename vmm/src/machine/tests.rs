@@ -102,8 +102,10 @@ fn nothing_runs_after_the_end() {
 }
 
 #[test]
-fn acpi_and_keyboard_controller_reset() {
-    for reset in [out(0x602, 1), out(0x64, 0xfe)] {
+fn acpi_keyboard_controller_and_firmware_entry_reset() {
+    // mov eax, 0xffff0; jmp eax
+    let to_firmware = vec![0xb8, 0xf0, 0xff, 0x0f, 0, 0xff, 0xe0];
+    for reset in [out(0x602, 1), out(0x64, 0xfe), to_firmware] {
         let (end, _) = run(&config(&[reset, JUMP_TO_SELF.to_vec()].concat()));
         assert_eq!(end.unwrap(), End::Reset);
     }

@@ -13,6 +13,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::x86_64::acpi;
 use super::x86_64::boot::{self, Boot, Start};
+use super::x86_64::firmware;
 use super::x86_64::layout::{ACPI, IO_APIC_PINS, KVM_TSS, Range, pci_window_64, ram};
 use crate::machine::{Error, MachineConfig};
 
@@ -89,16 +90,11 @@ pub fn model(kvm: &Kvm, first: &VcpuFd, config: &MachineConfig) -> Result<Model,
 /// # Errors
 /// The kernel, the initrd or the command line does not fit, or cannot be read.
 pub fn load(memory: &GuestMemory, config: &MachineConfig, model: &Model) -> Result<Start, Error> {
-    let tables = acpi::tables(&acpi::Machine {
+    let machine = acpi::Machine {
         cpus: config.cpus,
         pci_window_64: model.pci_window_64,
-    });
-    memory
-        .write_slice(&tables, ACPI.start)
-        .map_err(|source| boot::Error::Write {
-            address: ACPI.start,
-            source,
-        })?;
+    };
+    firmware::write(memory, &machine)?;
     let boot = Boot {
         kernel: &config.kernel,
         initrd: config.initrd.as_deref(),

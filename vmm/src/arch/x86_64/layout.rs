@@ -57,7 +57,11 @@ pub const CMDLINE: Range = Range::new(0x2_0000, 64 * KIB);
 pub const CONVENTIONAL: Range = Range::new(0, 640 * KIB);
 /// The ACPI tables. The RSDP stands first: this is one of the places where ACPI 6.5 §5.2.5.1 has
 /// those look for it whom the boot protocol told nothing.
-pub const ACPI: Range = Range::new(0xe_0000, 128 * KIB);
+pub const ACPI: Range = Range::new(0xe_0000, 124 * KIB);
+/// Where a jump resets the machine: F000:FFF0.
+pub const RESET_ENTRY: Range = Range::new(0xf_fff0, 16);
+/// All that firmware keeps below 1 MiB.
+const FIRMWARE: Range = Range::new(ACPI.start.0, KERNEL_START - ACPI.start.0);
 
 // ---- RAM from 1 MiB up to the PCI hole ------------------------------------------------------------
 
@@ -113,6 +117,7 @@ const _: () = assert!(ascending(&[
     CMDLINE,
     Range::new(CONVENTIONAL.end(), 0),
     ACPI,
+    RESET_ENTRY,
     Range::new(KERNEL_START, LOW_RAM_END - KERNEL_START),
     PCI_WINDOW_32,
     ECAM,
@@ -197,7 +202,7 @@ pub enum RangeKind {
 pub fn memory_map(memory_bytes: u64) -> Vec<(Range, RangeKind)> {
     let mut map = vec![
         (CONVENTIONAL, RangeKind::Ram),
-        (ACPI, RangeKind::Reserved),
+        (FIRMWARE, RangeKind::Reserved),
         (kernel_ram(memory_bytes), RangeKind::Ram),
         // PCI Firmware 3.3 §4.1.2: the operating system takes the MCFG's word for the range only when
         // the map or the motherboard resources reserve it.
