@@ -49,7 +49,7 @@ pub fn attach(
     let console = Arc::new(Serial::new(io_apic.pin(COM1_IRQ), console));
     let power = Arc::new(AcpiPower::new(io_apic.pin(GED_IRQ), on_power(ending)));
     let functions = functions(interrupts, memory, devices)?;
-    let root = Arc::new(pci_root(&functions, model)?);
+    let root = Arc::new(pci_root(&functions)?);
 
     let mut mmio = BusBuilder::default();
     let mut add = |name, range: Range, device: Arc<dyn BusDevice>| {
@@ -119,11 +119,12 @@ fn functions(
     devices.into_iter().map(function).collect()
 }
 
-fn pci_root(functions: &[Arc<VirtioPci>], model: &Model) -> Result<PciRoot, Error> {
-    let window = |range: Range| range.start.0..range.end();
+/// BARs are given places below 4 GiB, as firmware does with small ones: a guest reaches them there before it
+/// has mapped anything above. The window above is the guest's to use.
+fn pci_root(functions: &[Arc<VirtioPci>]) -> Result<PciRoot, Error> {
     let mut root = PciRoot::new(Windows {
-        low: window(PCI_WINDOW_32),
-        high: model.pci_window_64.map(window).unwrap_or_default(),
+        low: PCI_WINDOW_32.start.0..PCI_WINDOW_32.end(),
+        high: 0..0,
     });
     for function in functions {
         root.add(function.clone())?;
