@@ -41,6 +41,18 @@ need_rust() {
         die "Rust $have is too old: kami needs $wanted" "install it with rustup"
 }
 
+# need_tool COMMAND CRATE@VERSION [OPTION]…: a program from the Rust registry, kept under target/tools, which comes into PATH.
+need_tool() {
+    local command=$1 crate=$2
+    shift 2
+    PATH=$PATH:$target/tools/bin
+    command -v "$command" >/dev/null || {
+        say "building $crate (once)"
+        cargo install -q --locked "$crate" --root "$target/tools" --target-dir "$target/tools/build" "$@" >&2 &&
+            rm -rf "$target/tools/build"
+    }
+}
+
 # digest_of FILE… [-- WORD…]: one digest of the files' contents and the words: the stamp of what is made from them.
 digest_of() {
     local files=()

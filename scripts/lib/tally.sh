@@ -36,7 +36,7 @@ tally_more() {
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 }
 
-# tally_end [NAME]: the closing line; fails if a test failed.
+# tally_end NAME: the closing line; fails if a test failed.
 tally_end() {
     echo "${1:+$1: }$passed passed, $failed failed, $skipped skipped"
     [ "$failed" = 0 ]

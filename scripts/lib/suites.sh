@@ -1,0 +1,48 @@
+# The suites of scripts/test, whose variables they use: logs, target, top, triple, kvm, kami, home, home_disk.
+# Sourced by bash.
+# shellcheck shell=bash disable=SC2154
+
+# suite NAME COMMAND [ARG]…: runs a suite that writes a closing line, shows it, and adds it up.
+suite() {
+    local name=$1 started=$SECONDS end=ended
+    shift
+    say "suite $name"
+    "$@" 2>&1 | tee "$logs/$name" || end=failed
+    say "suite $name $end after $((SECONDS - started)) s"
+    tally_more "$name" "$logs/$name"
+}
+
+native_tests() { (cd "$top" && cargo test --workspace --locked --no-fail-fast); }
+
+# The same test programs, linked statically, one boot of the emulated host for all of them. They, the fixtures beside
+# the sources and the programs they start lie there at the same absolute paths.
+rig_tests() {
+    local program programs=() files=() package
+    mapfile -t programs < <(cd "$top" && RUSTFLAGS='-C target-feature=+crt-static' \
+        cargo test --workspace --locked --no-run --target "$triple" 2>&1 | tee "$logs/rig-build" | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
+    [ ${#programs[@]} -gt 0 ] || { cat "$logs/rig-build" && return 1; }
+    for program in "${programs[@]}"; do files+=(--file "$(realpath -s "$top/$program" 2>/dev/null || realpath -s "$program")"); done
+    for package in image devices kernels vmm tests scripts; do files+=(--file "$top/$package"); done
+    for program in "$target/$triple/debug"/kami*; do
+        [ ! -x "$program" ] || [ -d "$program" ] || files+=(--file "$program")
+    done
+    # shellcheck disable=SC2016 # expands in the emulated host
+    "$top/scripts/rig" --timeout 1800 --memory 8G "${files[@]}" sh -c 'failed=0
+        for program; do echo "Running $program"; "$program" || failed=1; done; exit $failed' sh \
+        "${programs[@]/#target/$top/target}"
+}
+
+# rig_debian IMAGE: the two launches of tests/rig/debian.sh, natively where the KVM is hardware.
+rig_debian() {
+    local command=("$top/tests/rig/debian.sh" "$top/scripts/lib/console.sh" "$1")
+    {
+        if [ "$kvm" = hardware ]; then
+            KAMI_HOME=$home PATH=${kami%/*}:$PATH timeout 1500 sh "${command[@]}"
+        else
+            "$top/scripts/rig" --timeout 1500 --memory 5G --disk "$home_disk:/home" --env KAMI_HOME=/home \
+                --file "$kami:/bin/kami" --file "${command[0]}" --file "${command[1]}" sh "${command[@]}"
+        fi || echo "FAILED: $1: ended with status $?"
+    } | tee "$logs/$1.checks"
+    awk -v name="$1" '/^ok: / { ok++ } /^FAILED: / { failed++ }
+        END { printf "debian: %d passed, %d failed\n", ok, failed; exit failed > 0 }' "$logs/$1.checks"
+}
