@@ -7,8 +7,7 @@
 # Some KVM hosts interpret privilege level 0 and run level 3 natively, so this file does as little as it can, and
 # all else runs at level 3, with port I/O allowed by the task's I/O bitmap (such hosts know of no IOPL there) and
 # interrupts always enabled. The page tables are data: building them would be thousands of interpreted
-# instructions. They map all of the first 512 GiB, for user code too; from 4 GiB on with 1 GiB pages, which the
-# Rust code only touches where CPUID has them.
+# instructions. They map the first 4 GiB, for user code too; the Rust code maps what it needs beyond.
 #
 # Left out on purpose: relocation, demand paging, a task switch, protection from itself.
 
@@ -30,7 +29,8 @@
 .set CR4_VALUE, 1 << 5 | 1 << 9 | 1 << 10                             # PAE, OSFXSR, OSXMMEXCPT
 .set EFER, 0xc0000080
 .set EFER_LME, 1 << 8
-.set USER_RFLAGS, 1 << 1 | 1 << 9                               # interrupts enabled
+.set RFLAGS_IF, 1 << 9
+.set USER_RFLAGS, 1 << 1 | RFLAGS_IF                            # interrupts enabled
 .set TSS_BYTES, 0x68
 .set PORTS, 65536
 
@@ -251,23 +251,33 @@ end_of_interrupt:
 interrupt_spurious:
     iretq
 
-# Called by int 0x30: rests until an interrupt, unless the count at rdi is no longer esi. Interrupts are masked from
-# the gate to the halt, so none slips in between.
-service_halt:
+# What only level 0 may do, called by an undefined instruction: of all ways to level 0 the one that hosts which
+# interpret that level know, unlike int n and syscall. eax = 0 rests until an interrupt, unless the count at rdi is
+# no longer esi: interrupts are masked from the gate to the halt, so that none slips in between. 1 rests for ever. 2
+# executes an instruction that such hosts may not know. Keeps all registers but, for 2, eax and edx.
+.global level_0_call
+level_0_call:
+    ud2
+level_0_return:
+    ret
+
+undefined_instruction:
+    cmp qword ptr [rsp], offset level_0_call
+    jne exception_6
+    mov qword ptr [rsp], offset level_0_return
+    cmp eax, 1
+    je 7f
+    ja 8f
     cmp dword ptr [rdi], esi
     jne 6f
     sti
     hlt
 6:  iretq
-
-# Called by int 0x31: rests for ever.
-service_stop:
-    cli
+7:  cli
     hlt
-    jmp service_stop
-
-# Called by int 0x32: an instruction that hosts which interpret level 0 may not know.
-service_cmpxchg16b:
+    jmp 7b
+8:  xor edx, edx
+    xor eax, eax
     lock cmpxchg16b xmmword ptr [cmpxchg16b_operand]
     iretq
 
@@ -278,7 +288,11 @@ service_cmpxchg16b:
 .balign 8
 .global exception_handlers
 exception_handlers:
-.irp vector, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
+.irp vector, 0, 1, 2, 3, 4, 5
+    .quad exception_\vector
+.endr
+    .quad undefined_instruction
+.irp vector, 7, 8, 9, 10, 11, 12, 13, 14
     .quad exception_\vector
 .endr
     .quad 0
@@ -296,9 +310,6 @@ interrupt_handlers:
     .set index, index + 1
 .endr
 .noaltmacro
-.global service_handlers
-service_handlers:
-    .quad service_halt, service_stop, service_cmpxchg16b
 .global spurious_handler
 spurious_handler:
     .quad interrupt_spurious
@@ -336,14 +347,11 @@ cmpxchg16b_operand:
 pml4:
     .quad pdpt + 0x27
     .fill 511, 8, 0
+.global pdpt
 pdpt:
     .quad page_directories + 0x27, page_directories + 0x1027
     .quad page_directories + 0x2027, page_directories + 0x3027
-    .set index, 4
-.rept 508
-    .quad index << 30 | 0xe7
-    .set index, index + 1
-.endr
+    .fill 508, 8, 0
 page_directories:
     .set index, 0
 .rept 2048

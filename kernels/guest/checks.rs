@@ -1,10 +1,9 @@
 //! Tests of what is neither disk nor bus: memory, clock, entropy.
 
-use core::arch::x86_64::__cpuid;
-
 use crate::boot_info::{BootInfo, Range};
 use crate::console::{Failure, failure};
 use crate::hw::{Deadline, Window, in_u8, out_u8};
+use crate::memory;
 use crate::pci::Function;
 use crate::self_test::Machine;
 use crate::virtio::{Buffer, Device};
@@ -13,11 +12,6 @@ use crate::virtio::{Buffer, Device};
 pub const ENTROPY_DEVICE_TYPE: u16 = 4;
 
 const PAGE: u64 = 4096;
-/// What the page tables of boot.s map.
-const MAPPED_END: u64 = 512 << 30;
-/// From here on with 1 GiB pages, which CPUID has to have.
-const LARGE_PAGES_START: u64 = 4 << 30;
-
 const RTC_INDEX: u16 = 0x70;
 const RTC_DATA: u16 = 0x71;
 const RTC_STATUS_A: u8 = 0x0a;
@@ -27,12 +21,12 @@ const RTC_BINARY: u8 = 1 << 2;
 
 /// Writes and reads the last word of each range of RAM, and puts back what was there. Returns the bytes of all RAM.
 pub fn memory(info: &BootInfo) -> Result<u64, Failure> {
-    let has_1_gib_pages = __cpuid(0x8000_0001).edx & 1 << 26 != 0;
     for &Range { start, bytes } in info.ram() {
         let at = (start + bytes).saturating_sub(PAGE) & !(PAGE - 1);
-        if at < start || at >= MAPPED_END || at >= LARGE_PAGES_START && !has_1_gib_pages {
+        if at < start {
             continue;
         }
+        memory::map(at, PAGE)?;
         // SAFETY: RAM beyond the image, which is at the beginning of its range.
         let word = unsafe { Window::new(at, 8) };
         let kept = word.u64(0);

@@ -15,7 +15,6 @@ use crate::hw::{Deadline, Window};
 unsafe extern "C" {
     static exception_handlers: [u64; 22];
     static interrupt_handlers: [u64; VECTORS as usize];
-    static service_handlers: [u64; 3];
     static spurious_handler: u64;
     static idt: u8;
     static interrupt_counts: u8;
@@ -25,12 +24,15 @@ unsafe extern "C" {
 /// The first of the counted vectors.
 const FIRST_VECTOR: u8 = 0x40;
 const VECTORS: u8 = 32;
-const FIRST_SERVICE: u8 = 0x30;
 const SPURIOUS: u8 = 0xff;
+
+/// What boot.s does at level 0.
+const REST: u32 = 0;
+const STOP: u32 = 1;
+const CMPXCHG16B: u32 = 2;
 
 const KERNEL_CODE: u64 = 0x08;
 const INTERRUPT_GATE: u64 = 0x8e;
-const USER_INTERRUPT_GATE: u64 = 0xee;
 
 const APIC: u64 = 0xfee0_0000;
 const APIC_ID: u64 = 0x20;
@@ -43,7 +45,8 @@ const APIC_TIMER_DIVIDE: u64 = 0x3e0;
 const APIC_ENABLE: u32 = 1 << 8;
 const APIC_TIMER_PERIODIC: u32 = 1 << 17;
 const APIC_TIMER_DIVIDE_BY_1: u32 = 0xb;
-/// KVM's and QEMU's timers count at 1 GHz: 10 ms.
+/// KVM's and QEMU's timers count at 1 GHz: 0.1 ms, once, for the test of the timer, 10 ms from then on.
+const FIRST_TIMER_COUNT: u32 = 100_000;
 const TIMER_COUNT: u32 = 10_000_000;
 
 /// A counted interrupt.
@@ -59,7 +62,7 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Turns interrupts on. The timer interrupts every 10 ms, so that no wait lasts for ever.
+    /// Turns interrupts on.
     ///
     /// # Safety
     /// Called once.
@@ -75,9 +78,6 @@ impl Interrupts {
         this.apic
             .set_u32(APIC_SPURIOUS, APIC_ENABLE | u32::from(SPURIOUS));
         this.apic.set_u32(APIC_TIMER_DIVIDE, APIC_TIMER_DIVIDE_BY_1);
-        let timer = u32::from(this.timer.vector());
-        this.apic.set_u32(APIC_TIMER, APIC_TIMER_PERIODIC | timer);
-        this.apic.set_u32(APIC_TIMER_INITIAL, TIMER_COUNT);
         this
     }
 
@@ -88,8 +88,22 @@ impl Interrupts {
         Line(line)
     }
 
-    pub fn timer(&self) -> Line {
-        self.timer
+    /// Sees that the timer interrupts, and lets it do so every 10 ms, so that no wait lasts for ever.
+    pub fn start_timer(&self) -> Result<(), Failure> {
+        let seen = self.timer.count();
+        let vector = u32::from(self.timer.vector());
+        self.apic.set_u32(APIC_TIMER, vector);
+        self.apic.set_u32(APIC_TIMER_INITIAL, FIRST_TIMER_COUNT);
+        // Not at rest, which nothing else would end.
+        let deadline = Deadline::new();
+        while self.timer.count() == seen {
+            if deadline.has_passed() {
+                return Err(failure!("the timer does not interrupt"));
+            }
+        }
+        self.apic.set_u32(APIC_TIMER, APIC_TIMER_PERIODIC | vector);
+        self.apic.set_u32(APIC_TIMER_INITIAL, TIMER_COUNT);
+        Ok(())
     }
 
     /// For interrupts that nobody waits for.
@@ -145,21 +159,34 @@ impl Line {
 
     /// Rests until the next interrupt of any line, unless this one's count is not `seen`.
     fn rest(self, seen: u32) {
-        // SAFETY: service 0 of boot.s reads the count and keeps all registers.
-        unsafe { asm!("int 0x30", in("rdi") self.address(), in("esi") seen) };
+        call_level_0(REST, self.address(), seen);
     }
 }
 
 /// Halts for ever with interrupts masked.
 pub fn stop() -> ! {
-    // SAFETY: service 1 of boot.s does not return.
-    unsafe { asm!("int 0x31", options(noreturn)) };
+    loop {
+        call_level_0(STOP, 0, 0);
+    }
 }
 
 /// Executes an instruction at level 0 that not every host can interpret.
 pub fn cmpxchg16b_at_level_0() {
-    // SAFETY: service 2 of boot.s compares its own 16 bytes with rdx:rax.
-    unsafe { asm!("int 0x32", inout("rax") 0u64 => _, inout("rdx") 0u64 => _) };
+    call_level_0(CMPXCHG16B, 0, 0);
+}
+
+fn call_level_0(number: u32, address: u64, seen: u32) {
+    // SAFETY: boot.s's code reads at most the 4 bytes at `address`, writes memory of its own, changes no other
+    // register.
+    unsafe {
+        asm!(
+            "call level_0_call",
+            inout("eax") number => _,
+            in("rdi") address,
+            in("esi") seen,
+            out("edx") _,
+        );
+    }
 }
 
 /// Ends in a triple fault: an exception without handlers for it and for its consequences.
@@ -182,32 +209,24 @@ pub fn exception() -> [u64; 4] {
 
 fn fill_table() {
     // SAFETY: boot.s's tables of addresses, never written.
-    let (exceptions, interrupts, services, spurious) = unsafe {
-        (
-            exception_handlers,
-            interrupt_handlers,
-            service_handlers,
-            spurious_handler,
-        )
-    };
+    let (exceptions, interrupts, spurious) =
+        unsafe { (exception_handlers, interrupt_handlers, spurious_handler) };
     for (vector, handler) in (0..).zip(exceptions) {
-        set_gate(vector, handler, INTERRUPT_GATE);
+        set_gate(vector, handler);
     }
     for (vector, handler) in (FIRST_VECTOR..).zip(interrupts) {
-        set_gate(vector, handler, INTERRUPT_GATE);
+        set_gate(vector, handler);
     }
-    for (vector, handler) in (FIRST_SERVICE..).zip(services) {
-        set_gate(vector, handler, USER_INTERRUPT_GATE);
-    }
-    set_gate(SPURIOUS, spurious, INTERRUPT_GATE);
+    set_gate(SPURIOUS, spurious);
 }
 
 /// Intel SDM volume 3 figure 6-8.
-fn set_gate(vector: u8, handler: u64, kind: u64) {
+fn set_gate(vector: u8, handler: u64) {
     // SAFETY: the table is the processor's.
     let table = unsafe { Window::new(addr_of!(idt) as u64, 4096) };
     let at = u64::from(vector) * 16;
-    let low = handler & 0xffff | KERNEL_CODE << 16 | kind << 40 | (handler >> 16 & 0xffff) << 48;
+    let low = handler & 0xffff | KERNEL_CODE << 16 | INTERRUPT_GATE << 40;
+    let low = low | (handler >> 16 & 0xffff) << 48;
     table.set_u64(at, low);
     table.set_u64(at + 8, handler >> 32);
 }

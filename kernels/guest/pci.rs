@@ -10,6 +10,7 @@ use crate::acpi::{Acpi, PciWindow};
 use crate::console::{Failure, failure};
 use crate::hw::{Window, in_u32, out_u32};
 use crate::interrupts::Line;
+use crate::memory;
 
 const CONFIG_ADDRESS: u16 = 0xcf8;
 const CONFIG_DATA: u16 = 0xcfc;
@@ -97,21 +98,23 @@ impl Pci {
         &self.functions[..self.function_count]
     }
 
-    /// Compares what both ways to configuration space say of each device's first function: of absent ones that
-    /// they are, of present ones the first 64 bytes.
+    /// Compares what both ways to configuration space say: of each function the first 16 bytes, and of one that is
+    /// absent that it is.
     pub fn compare_mechanisms(&self) -> Result<(), Failure> {
-        for device in 0..32 {
-            let function = self.function(device * 8);
-            let bytes = if function.is_present() { 64 } else { 4 };
-            for at in (0..bytes).step_by(4) {
+        let absent = (0..32)
+            .map(|device| self.function(device * 8))
+            .rfind(|function| !function.is_present());
+        for function in self.functions().iter().copied().chain(absent) {
+            for at in (0..16).step_by(4) {
                 out_u32(
                     CONFIG_ADDRESS,
                     1 << 31 | u32::from(function.number) << 8 | at,
                 );
                 let (legacy, ecam) = (in_u32(CONFIG_DATA), function.config.u32(u64::from(at)));
                 if legacy != ecam {
+                    let number = function.number;
                     return Err(failure!(
-                        "device {device} at {at:#x}: {legacy:#x} by CF8, {ecam:#x} by ECAM"
+                        "function {number:#x} at {at:#x}: {legacy:#x} by CF8, {ecam:#x} by ECAM"
                     ));
                 }
             }
@@ -142,6 +145,7 @@ impl Pci {
             address = self.take(bytes)?;
             function.config.set_u32(register, address as u32);
         }
+        memory::map(address, bytes)?;
         // SAFETY: a device's memory.
         Ok(unsafe { Window::new(address, bytes) })
     }

@@ -72,7 +72,7 @@ pub fn platform(
             "the FADT names no way to power off or none to reset"
         ));
     }
-    interrupts.wait(interrupts.timer(), interrupts.timer().count())?;
+    interrupts.start_timer()?;
     report!(console, "timer=ok");
     report!(console, "cpus={}", acpi.processors().len());
     let alive = processors::start_all(info, acpi, interrupts)?;
