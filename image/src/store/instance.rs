@@ -113,6 +113,18 @@ impl Store {
     /// # Errors
     /// [`Error::InstanceRuns`], [`Error::InstanceNotFound`], [`Error::Catalogue`], [`Error::Io`]
     pub fn remove_instance(&self, id: &InstanceId) -> Result<(), Error> {
+        self.remove(id, |volume| volume.delete_on_termination)
+    }
+
+    /// Removes an instance that never ran, with everything that its launch made.
+    ///
+    /// # Errors
+    /// As [`Store::remove_instance`].
+    pub fn undo_launch(&self, id: &InstanceId) -> Result<(), Error> {
+        self.remove(id, |_| true)
+    }
+
+    fn remove(&self, id: &InstanceId, goes: fn(&VolumeRecord) -> bool) -> Result<(), Error> {
         let _lock = self.lock_ended(id)?;
         let transaction = self.quick()?;
         if self.catalogue.instance(id)?.is_none() {
@@ -120,7 +132,7 @@ impl Store {
         }
         let mut deleted = Vec::new();
         for volume in self.catalogue.volumes_of(id)? {
-            if volume.delete_on_termination {
+            if goes(&volume) {
                 self.catalogue.remove_volume(&volume.id)?;
                 deleted.push(volume.id);
             } else {
