@@ -140,6 +140,11 @@ impl Machine {
 
     /// Runs the machine until it ends. By then its vCPUs have stopped and its devices serve nothing any more.
     pub fn run(self) -> Ran {
+        self.run_then(|| ())
+    }
+
+    /// As [`Machine::run`], and calls `begun` when the vCPUs are on their way.
+    pub fn run_then(self, begun: impl FnOnce()) -> Ran {
         let ending = self.handle.ending;
         let mut running: Vec<Running> = Vec::with_capacity(self.vcpus.len());
         for vcpu in self.vcpus {
@@ -148,6 +153,7 @@ impl Machine {
                 Err(error) => ending.fail(error),
             }
         }
+        begun();
         let end = ending.wait();
         running.into_iter().for_each(Running::stop);
         let devices = self.functions.iter().filter_map(|f| f.take_device());
