@@ -1,3 +1,80 @@
-//! The `kami` command line.
+//! The `kami` command line: arguments into validated requests, results into text or JSON.
+//!
+//! Follows the habits of docker and podman. Each file holds one family of commands: its arguments
+//! and what it does with them.
 
+mod error;
+mod image;
+mod instances;
+mod kernel;
+mod output;
+mod progress;
+mod run;
 pub mod value;
+
+use clap::{Parser, Subcommand};
+use kami_image::store::Store;
+
+pub use error::{Error, chain};
+
+use crate::exit::Exit;
+
+/// Launch virtual machines from machine images.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kami",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Machine images: register, import, list
+    #[command(subcommand)]
+    Image(image::Command),
+    /// Kernels and ramdisks that images name
+    #[command(subcommand)]
+    Kernel(kernel::Command),
+    /// Launch an instance from an image
+    Run(run::Args),
+    /// List instances
+    Ps(instances::PsArgs),
+    /// Print what an instance wrote to its console
+    Logs(instances::LogsArgs),
+    /// Stop instances: press the power button, after a grace time end them by force
+    Stop(instances::StopArgs),
+    /// Remove instances that have ended, with the volumes that go with them
+    Rm(instances::RmArgs),
+    /// Check this host, and boot a built-in test guest on it
+    Doctor,
+}
+
+impl Cli {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// What kept the command from it; nothing was printed yet.
+    pub fn run(self) -> Result<Exit, Error> {
+        match self.command {
+            Command::Image(command) => command.run(),
+            Command::Kernel(command) => command.run(),
+            Command::Run(args) => args.run(),
+            Command::Ps(args) => args.run(),
+            Command::Logs(args) => args.run(),
+            Command::Stop(args) => args.run(),
+            Command::Rm(args) => args.run(),
+            Command::Doctor => {
+                let print = &mut |text: &str| drop(output::print(text));
+                Ok(crate::doctor::run(&Store::default_home(), print))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,8 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// When the inbox is full and the writer waits: 64 KiB.
-const INBOX_BYTES: usize = 64 << 10;
+/// When the inbox is full and the writer waits: 16 KiB.
+const INBOX_BYTES: usize = 16 << 10;
 
 #[derive(Debug)]
 struct Shared {
@@ -31,6 +31,8 @@ struct State {
     asleep: bool,
     /// Nobody reads any more.
     closed: bool,
+    /// Something was written, ever.
+    used: bool,
 }
 
 /// The reading side, owned by the event loop.
@@ -52,6 +54,7 @@ impl Inbox {
                 bytes: Vec::new(),
                 asleep: true,
                 closed: false,
+                used: false,
             }),
             room: Condvar::new(),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -98,7 +101,7 @@ impl Drop for Inbox {
     }
 }
 
-/// See [`Inbox::watcher`].
+/// What the other threads see of an inbox.
 #[derive(Clone, Debug)]
 pub struct Watcher(Arc<Shared>);
 
@@ -106,6 +109,11 @@ impl Watcher {
     /// Wakes the reader.
     pub fn wake(&self) {
         self.0.wake();
+    }
+
+    /// Whether the guest has printed anything.
+    pub fn was_used(&self) -> bool {
+        self.0.lock().used
     }
 }
 
@@ -117,6 +125,7 @@ impl io::Write for Writer {
         let full = |state: &mut State| state.bytes.len() >= INBOX_BYTES && !state.closed;
         let waited = self.0.room.wait_while(state, full);
         let mut state = waited.unwrap_or_else(|e| e.into_inner());
+        state.used = true;
         if !state.closed {
             state.bytes.extend_from_slice(bytes);
         }

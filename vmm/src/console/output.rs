@@ -1,7 +1,7 @@
 //! Where the guest's console is shown: a terminal, a pipe, a file.
 //!
 //! A listener that is slow slows the guest down, one that stopped does not stop it: bytes wait in
-//! 64 KiB; when they are full and nothing moved for [`PATIENCE`], new ones are dropped (the log has
+//! 16 KiB; when they are full and nothing moved for [`PATIENCE`], new ones are dropped (the log has
 //! them) until half of what waits is gone, and a note tells how many. A listener that went away
 //! (`EPIPE`, or a terminal that hung up) is forgotten, and the guest goes on.
 //!
@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::stdio::stdout;
 
-/// How many bytes wait for the listener: 64 KiB.
-const PENDING_BYTES: usize = 64 << 10;
+/// How many bytes wait for the listener: 16 KiB.
+const PENDING_BYTES: usize = 16 << 10;
 
 /// How long a listener that takes nothing holds the guest up.
 pub const PATIENCE: Duration = Duration::from_secs(1);

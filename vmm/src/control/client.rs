@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{LINE_BYTES, Request, Response, socket_path};
 
@@ -44,28 +44,5 @@ impl Client {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(serde_json::from_slice(&answer)?)
-    }
-
-    /// Waits until the instance has ended, for at most `limit`. Returns whether it has.
-    ///
-    /// # Errors
-    /// The socket cannot be waited on.
-    pub fn wait_for_end(&mut self, limit: Duration) -> io::Result<bool> {
-        let until = Instant::now() + limit;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(false);
-            }
-            self.0.get_mut().set_read_timeout(Some(left))?;
-            match self.0.read(&mut [0; 256]) {
-                Ok(0) => return Ok(true),
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(true),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(e) => return Err(e),
-            }
-        }
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! A Unix stream socket of mode 0600 in a folder of mode 0700, `$XDG_RUNTIME_DIR/kami` or
 //! `/tmp/kami-UID`, named `i-….sock`. Each line is one JSON object: a [`Request`] from the client, a
-//! [`Response`] to each, in order. The connection's end is the instance's end, so a client that
-//! wants to wait reads on.
+//! [`Response`] to each, in order.
 
 mod client;
 mod server;

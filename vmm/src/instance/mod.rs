@@ -1,4 +1,7 @@
-//! A running instance, and what can be said of one from outside.
+//! A running instance, and what can be done to one from outside.
 
 pub mod attend;
 pub mod guest;
+mod stop;
+
+pub use stop::{Error, kill, stop};

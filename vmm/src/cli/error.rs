@@ -1,0 +1,172 @@
+//! Why a command failed, its exit status, and what the user can do about it.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::PathBuf;
+
+use kami_image::{manifest, snapshot, store};
+
+use crate::doctor::checks::{Virtualization, permission_help};
+use crate::exit::Exit;
+use crate::launch::{self, background};
+use crate::{instance, machine};
+
+/// See the module.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("cannot register {}", path.display())]
+    Manifest {
+        path: PathBuf,
+        source: manifest::ParseError,
+    },
+    #[error(transparent)]
+    Kernel(#[from] kami_kernels::Error),
+    /// The text says what the file is.
+    #[error("{} is {found}, neither a kernel nor a ramdisk", path.display())]
+    NoKernel { path: PathBuf, found: String },
+    #[error(transparent)]
+    Launch(#[from] launch::Error),
+    #[error(transparent)]
+    Background(#[from] background::Error),
+    #[error("an instance in the background has no terminal for --console stdio")]
+    BackgroundStdio,
+    #[error(transparent)]
+    Instance(#[from] instance::Error),
+    #[error("cannot write the output")]
+    Output(#[from] io::Error),
+}
+
+impl Error {
+    /// The exit status that tells this error.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Store(error) | Self::Launch(launch::Error::Store(error)) => of_store(error),
+            Self::Manifest { .. } | Self::NoKernel { .. } => Exit::BadInput,
+            Self::Kernel(error) | Self::Launch(launch::Error::Kernel(error)) => of_kernel(error),
+            Self::Launch(launch::Error::Architecture { .. } | launch::Error::NoKernel { .. }) => {
+                Exit::BadInput
+            }
+            Self::Launch(launch::Error::Machine(error)) if error.is_kvm_giving_up() => {
+                Exit::KvmError
+            }
+            Self::BackgroundStdio => Exit::Usage,
+            Self::Launch(_) | Self::Background(_) | Self::Instance(_) | Self::Output(_) => {
+                Exit::Failed
+            }
+        }
+    }
+
+    /// What the user can do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Store(error) | Self::Launch(launch::Error::Store(error)) => error.help(),
+            Self::Kernel(error) | Self::Launch(launch::Error::Kernel(error)) => {
+                error.help().map(str::to_owned)
+            }
+            Self::Launch(error) => of_launch(error),
+            Self::BackgroundStdio => Some("`kami logs -f` follows its console".into()),
+            Self::NoKernel { .. } => {
+                Some("give a bzImage, an ELF vmlinux or a cpio archive".into())
+            }
+            _ => None,
+        }
+    }
+
+    /// Prints the error with all that caused it on one line, and the help on another.
+    pub fn print(&self) {
+        eprintln!("kami: error: {}", chain(self));
+        if let Some(help) = self.help() {
+            eprintln!("help: {help}");
+        }
+    }
+}
+
+/// The error and all that caused it, outermost first, on one line.
+pub fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    // What a file or a guest says of itself may hold anything.
+    text.replace(|c: char| c.is_control(), " ")
+}
+
+fn of_store(error: &store::Error) -> Exit {
+    match (error, error.kind()) {
+        (store::Error::Snapshot(snapshot::Error::Interrupted), _) => Exit::Interrupted,
+        (_, store::ErrorKind::Input) => Exit::BadInput,
+        (_, store::ErrorKind::NotFound) => Exit::NotFound,
+        (_, store::ErrorKind::Other) => Exit::Failed,
+    }
+}
+
+fn of_kernel(error: &kami_kernels::Error) -> Exit {
+    match error {
+        kami_kernels::Error::Write { .. } => Exit::Failed,
+        _ => Exit::BadInput,
+    }
+}
+
+fn of_launch(error: &launch::Error) -> Option<String> {
+    let help = match error {
+        launch::Error::NoKernel { .. } => {
+            "give one with --kernel FILE, or put one into the store with `kami kernel import` and \
+             name its id as KernelId in the manifest"
+        }
+        launch::Error::Memory(_) => "give the guest less with --memory",
+        launch::Error::Machine(machine::Error::OpenKvm(error)) => permission_help(error),
+        launch::Error::Machine(error) if error.is_kvm_giving_up() => of_kvm(),
+        _ => return None,
+    };
+    Some(help.to_owned())
+}
+
+/// What is known of a host whose KVM cannot run a guest.
+fn of_kvm() -> &'static str {
+    match Virtualization::of_host() {
+        Virtualization::PageTables => {
+            "this host's KVM has neither VMX nor SVM and emulates kernel code, so that stock Linux \
+             kernels may not boot: use a host with either (see `kami doctor`)"
+        }
+        Virtualization::Vmx | Virtualization::Svm => {
+            "`kami doctor` tells whether this host's KVM runs its own test guest"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chain_is_one_line_from_the_outermost_error_to_its_cause() {
+        let error = Error::Manifest {
+            path: "m.json".into(),
+            source: manifest::ParseError::Read(io::Error::other("disk\nfull")),
+        };
+        let text = chain(&error);
+        assert_eq!(text, "cannot register m.json: cannot read: disk full");
+    }
+
+    #[test]
+    fn kvm_that_gives_up_has_its_own_status_and_what_is_known_of_the_host() {
+        let kvm = machine::Error::InternalError {
+            vcpu: 0,
+            suberror: 1,
+            rip: 0x1000,
+            bytes: vec![0xcc],
+        };
+        let error = Error::Launch(kvm.into());
+        assert_eq!(error.exit(), Exit::KvmError);
+        assert!(error.to_string().contains("0x1000, instruction bytes cc"));
+        assert!(error.help().unwrap().contains("kami doctor"));
+        let absent = machine::Error::OpenKvm(io::ErrorKind::NotFound.into());
+        assert_eq!(Error::Launch(absent.into()).exit(), Exit::Failed);
+    }
+}

@@ -1,0 +1,149 @@
+//! `kami image`: register, import, list and show machine images.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use kami_image::id::SnapshotId;
+use kami_image::manifest::{Architecture, Image, Manifest};
+use kami_image::store::{ImportRequest, Store};
+use serde_json::json;
+
+use super::Error;
+use super::output::{Format, OutputArgs, print, print_json, table};
+use super::progress::Meter;
+use crate::exit::Exit;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Register an image from a manifest and the files of its snapshots
+    Register(RegisterArgs),
+    /// Make an image from a disk file: raw, qcow2 or vmdk
+    Import(ImportArgs),
+    /// List images
+    Ls(OutputArgs),
+    /// Show all of an image
+    Show(ShowArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct RegisterArgs {
+    /// The manifest: an Image, describe-images output or a register-image input, in JSON
+    #[arg(value_name = "MANIFEST")]
+    manifest: PathBuf,
+
+    /// The file with the bytes of a snapshot that the manifest names: raw, qcow2 or vmdk
+    #[arg(long = "snapshot", value_name = "SNAPSHOT=FILE", value_parser = snapshot_file)]
+    snapshots: Vec<(SnapshotId, PathBuf)>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ImportArgs {
+    /// The disk: raw, qcow2 (with or without a backing file) or vmdk
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// The image's name
+    #[arg(long)]
+    name: String,
+
+    /// The architecture that the disk is for
+    #[arg(long, value_name = "ARCH", default_value = "x86_64", value_parser = parsed::<Architecture>)]
+    arch: Architecture,
+
+    /// What the image is
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// The image: its id, a unique start of it, or its name
+    image: String,
+}
+
+impl Command {
+    pub fn run(self) -> Result<Exit, Error> {
+        match self {
+            Self::Register(args) => register(&args),
+            Self::Import(args) => import(args),
+            Self::Ls(args) => list(args),
+            Self::Show(args) => show(&args),
+        }
+    }
+}
+
+fn register(args: &RegisterArgs) -> Result<Exit, Error> {
+    let manifest = Manifest::read(&args.manifest).map_err(|source| Error::Manifest {
+        path: args.manifest.clone(),
+        source,
+    })?;
+    let store = Store::open(&Store::default_home())?;
+    let mut progress = Meter::on_stderr()?;
+    let image = store.register(manifest, &args.snapshots, &mut |what, p| {
+        progress.show(what, p)
+    })?;
+    progress.finish();
+    print(&format!("{}\n", image.image_id))?;
+    Ok(Exit::Done)
+}
+
+fn import(args: ImportArgs) -> Result<Exit, Error> {
+    let store = Store::open(&Store::default_home())?;
+    let request = ImportRequest {
+        file: args.file,
+        name: args.name,
+        architecture: args.arch,
+        description: args.description,
+    };
+    let mut progress = Meter::on_stderr()?;
+    let image = store.import(&request, &mut |what, p| progress.show(what, p))?;
+    progress.finish();
+    print(&format!("{}\n", image.image_id))?;
+    Ok(Exit::Done)
+}
+
+fn list(output: OutputArgs) -> Result<Exit, Error> {
+    let images = Store::open(&Store::default_home())?.images()?;
+    match output.format {
+        Format::Json => print_json(&json!({ "Images": images }))?,
+        Format::Table => {
+            let rows: Vec<_> = images.iter().map(row).collect();
+            print(&table(
+                ["IMAGE ID", "NAME", "ARCH", "SIZE", "CREATED"],
+                &rows,
+            ))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn row(image: &Image) -> [String; 5] {
+    let root = image.root_mapping().and_then(|entry| entry.ebs.as_ref());
+    let size_gib = root.and_then(|ebs| ebs.volume_size);
+    [
+        image.image_id.to_string(),
+        image.name.clone(),
+        image.architecture.to_string(),
+        size_gib.map_or_else(String::new, |gib| format!("{gib} GiB")),
+        image.creation_date.clone().unwrap_or_default(),
+    ]
+}
+
+/// JSON whatever the output: an image's members are too many for columns.
+fn show(args: &ShowArgs) -> Result<Exit, Error> {
+    let image = Store::open(&Store::default_home())?.image(&args.image)?;
+    print_json(&json!({ "Images": [image] }))?;
+    Ok(Exit::Done)
+}
+
+fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn snapshot_file(text: &str) -> Result<(SnapshotId, PathBuf), String> {
+    match text.split_once('=') {
+        Some((id, file)) if !file.is_empty() => Ok((parsed(id)?, file.into())),
+        _ => Err(format!("'{text}' is not SNAPSHOT=FILE")),
+    }
+}

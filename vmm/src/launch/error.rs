@@ -1,0 +1,47 @@
+//! What keeps a guest from running.
+
+use std::io;
+use std::path::PathBuf;
+
+use kami_image::id::ImageId;
+use kami_image::manifest::Architecture;
+use kami_image::{store, volume};
+
+use crate::{machine, memory};
+
+/// See the module.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Memory(#[from] memory::Error),
+    #[error("the image {image} is for {architecture}, this host is x86_64")]
+    Architecture {
+        image: ImageId,
+        architecture: Architecture,
+    },
+    #[error("the image {image} names no kernel")]
+    NoKernel { image: ImageId },
+    #[error(transparent)]
+    Kernel(#[from] kami_kernels::Error),
+    #[error("cannot write the console to {}", path.display())]
+    ConsoleFile { path: PathBuf, source: io::Error },
+    #[error("cannot read the root disk")]
+    Root(#[source] volume::Error),
+    #[error("cannot {action}")]
+    Io {
+        action: &'static str,
+        source: io::Error,
+    },
+    /// The machine could not be built, or KVM could not go on with it.
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
+}
+
+impl Error {
+    pub(super) fn io(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, source }
+    }
+}

@@ -1,0 +1,70 @@
+//! Launching: from a request to the guest's end.
+//!
+//! Resolve reads and checks everything and creates nothing; materialise creates the instance and
+//! its volumes, which a later failure undoes; assemble builds the machine around them; run lasts
+//! until the guest ends. Each step returns what the next one consumes.
+
+pub mod background;
+mod error;
+mod plan;
+mod root;
+mod run;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kami_image::manifest::BlockDeviceMapping;
+use kami_image::store::Store;
+
+pub use error::Error;
+
+use crate::exit::Exit;
+use crate::signals::Signals;
+
+/// The kernel's command line, before the root device and `--append`. `rw` and `rootwait` let a kernel
+/// without a ramdisk find and mount its root as one with a ramdisk does.
+pub const DEFAULT_COMMAND_LINE: &str = "console=ttyS0 rw rootwait";
+
+/// What `kami run` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    /// An image's id, a unique start of one, or a name.
+    pub image: String,
+    pub name: Option<String>,
+    pub kernel: Option<PathBuf>,
+    pub initrd: Option<PathBuf>,
+    /// What follows the default command line.
+    pub append: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub block_devices: Vec<BlockDeviceMapping>,
+    pub ephemeral_bytes: u64,
+    pub console: Console,
+    pub timeout: Option<Duration>,
+    /// Remove the instance when it has ended.
+    pub remove: bool,
+    /// This is the background process of `kami run -d`.
+    pub in_background: bool,
+}
+
+/// Where the guest's console goes, besides its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Console {
+    Stdio,
+    File(PathBuf),
+    None,
+}
+
+/// Launches what `request` asks for in `store`, and returns when the guest has ended.
+///
+/// # Errors
+/// Everything that keeps the guest from running, with everything undone, and a KVM that cannot go
+/// on with it.
+pub fn launch(store: &Store, request: Request) -> Result<Exit, Error> {
+    let plan = plan::resolve(store, request)?;
+    // From here on there is something to undo: a signal waits for the guest's event loop.
+    let signals = Signals::block().map_err(Error::io("wait for signals"))?;
+    let materialised = plan.materialise(store)?;
+    let assembled = materialised.assemble(signals)?;
+    assembled.run()
+}
