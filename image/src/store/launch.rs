@@ -72,21 +72,7 @@ impl Store {
             check_name(name)?;
             self.free_name(name)?;
         }
-        let instance = Instance {
-            id: InstanceId::generate(),
-            name: new.name.clone(),
-            image_id: new.image.image_id,
-            image_name: new.image.name.clone(),
-            state: InstanceState::Pending,
-            state_reason: None,
-            exit_status: None,
-            launch_time: SystemTime::now(),
-            end_time: None,
-            cpus: new.cpus,
-            memory_bytes: new.memory_bytes,
-            pid: Some(std::process::id()),
-            remove_at_end: new.remove_at_end,
-        };
+        let instance = pending(new);
         let transaction = self.quick()?;
         // Dropped in the reverse order: the volumes let go of their files, those are deleted, the
         // rows are undone, and only then does a sweep get to look.
@@ -159,6 +145,24 @@ impl Store {
             }),
             None => Ok(()),
         }
+    }
+}
+
+fn pending(new: &NewInstance<'_>) -> Instance {
+    Instance {
+        id: InstanceId::generate(),
+        name: new.name.clone(),
+        image_id: new.image.image_id,
+        image_name: new.image.name.clone(),
+        state: InstanceState::Pending,
+        state_reason: None,
+        exit_status: None,
+        launch_time: SystemTime::now(),
+        end_time: None,
+        cpus: new.cpus,
+        memory_bytes: new.memory_bytes,
+        pid: Some(std::process::id()),
+        remove_at_end: new.remove_at_end,
     }
 }
 

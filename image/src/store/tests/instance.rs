@@ -1,6 +1,3 @@
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
-
 use super::*;
 
 fn update(state: InstanceState) -> InstanceUpdate<'static> {
@@ -170,15 +167,12 @@ fn removing_and_looking_do_not_disturb_each_other() {
     });
 }
 
-const CHILD_HOME: &str = "KAMI_TEST_CHILD_HOME";
-
 /// Not a test of its own: what `a_killed_process_is_told_of_truthfully` kills.
 #[test]
 fn child_that_launches_and_waits() {
-    let Some(home) = std::env::var_os(CHILD_HOME) else {
+    let Some(store) = child::store() else {
         return;
     };
-    let store = Store::open(Path::new(&home)).unwrap();
     let image = store.image("debian").unwrap();
     let overrides = ["/dev/sdb=ephemeral0".parse().unwrap()];
     let disks = store.resolve(&image, &overrides, EPHEMERAL).unwrap();
@@ -188,28 +182,17 @@ fn child_that_launches_and_waits() {
     store
         .update_instance(&launched.instance.id, &update(InstanceState::Running))
         .unwrap();
-    println!("\nlaunched");
-    // Until it is killed, or the test that started it is gone.
-    let _ = std::io::stdin().read_line(&mut String::new());
+    child::report_and_wait();
 }
 
 #[test]
 fn a_killed_process_is_told_of_truthfully() {
     let place = Place::new();
     place.import("debian");
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "--nocapture",
-            "store::tests::instance::child_that_launches_and_waits",
-        ])
-        .env(CHILD_HOME, place.store.home())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(lines.map(Result::unwrap).any(|line| line == "launched"));
+    let mut child = child::start(
+        &place,
+        "store::tests::instance::child_that_launches_and_waits",
+    );
     let instance = place.store.instance("doomed").unwrap();
     assert_eq!(instance.state, InstanceState::Running);
     assert_eq!(instance.pid, Some(child.id()));

@@ -1,3 +1,4 @@
+mod child;
 mod instance;
 mod kernel;
 mod launch;

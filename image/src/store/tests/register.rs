@@ -390,3 +390,40 @@ fn many_register_at_once() {
         place.launch(image, None);
     }
 }
+
+/// Not a test of its own: what `a_killed_import_leaves_nothing` kills.
+#[test]
+fn child_that_imports_and_waits() {
+    let Some(store) = child::store() else {
+        return;
+    };
+    let file = store.home().with_file_name("disk.raw");
+    let mut wait = |_: &str, progress: Progress| {
+        if progress.phase == snapshot::Phase::Verify {
+            child::report_and_wait();
+        }
+        ControlFlow::Continue(())
+    };
+    let _ = store.import(&request(&file, "doomed"), &mut wait);
+}
+
+#[test]
+fn a_killed_import_leaves_nothing() {
+    let place = Place::new();
+    let file = place.disk("disk.raw", 4 * MIB, 8);
+    let mut child = child::start(
+        &place,
+        "store::tests::register::child_that_imports_and_waits",
+    );
+    // A sweep does not take from it what it is writing.
+    place.store.sweep().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(place.rows().iter().all(|(_, count)| *count == 0));
+    place.store.sweep().unwrap();
+    assert!(place.files().is_empty(), "{:?}", place.files());
+    place
+        .store
+        .import(&request(&file, "doomed"), &mut go_on)
+        .unwrap();
+}
