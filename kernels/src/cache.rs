@@ -184,3 +184,6 @@ fn write_synced(path: &Path, text: &str) -> io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&partial, path)
 }
+
+#[cfg(test)]
+mod tests;

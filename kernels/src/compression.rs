@@ -86,3 +86,6 @@ impl fmt::Display for Compression {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

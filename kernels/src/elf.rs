@@ -257,3 +257,6 @@ fn bytes_at(file: &File, first: &[u8], range: &Range<u64>) -> io::Result<Vec<u8>
 fn bad(what: impl Into<String>) -> Unbootable {
     Unbootable::BadElf(what.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -128,3 +128,6 @@ impl fmt::Display for FileKind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ mod cache;
 mod compression;
 mod elf;
 mod error;
+#[cfg(test)]
+mod fixture;
 pub mod guest;
 mod kind;
 
