@@ -255,3 +255,20 @@ fn many_launch_register_and_sweep_at_once() {
         "{left:?}"
     );
 }
+
+/// A launch that fails later, in making the machine, takes back what the store made for it: the
+/// volumes too that would have survived the instance.
+#[test]
+fn an_undone_launch_leaves_nothing() {
+    let place = Place::new();
+    let image = place.import("debian");
+    place.launch(&image, Some("other"));
+    let before = place.state();
+    let launched = place.launch(&image, Some("web"));
+    let id = launched.instance.id;
+    let error = place.store.undo_launch(&id).unwrap_err();
+    assert!(matches!(error, Error::InstanceRuns { .. }), "{error}");
+    drop(launched);
+    place.store.undo_launch(&id).unwrap();
+    assert_eq!(place.state(), before);
+}
