@@ -463,13 +463,19 @@ fn stop_waits_for_what_is_under_way_and_gives_the_volume_back_free() {
     }
 }
 
-/// A descriptor that no driver of good will writes.
-fn hostile() -> impl Strategy<Value = Descriptor> {
+/// A descriptor that no driver of good will writes. Those that `spare_rings` name no memory of the
+/// queue's own.
+fn hostile(spare_rings: bool) -> impl Strategy<Value = Descriptor> {
+    let rings = if spare_rings {
+        0x30_0000u64..0x30_8000
+    } else {
+        0..0x8000
+    };
     let address = prop_oneof![
         4 => 0x10_0000u64..0x10_0100,
         4 => 0x20_0000u64..0x20_4000,
-        2 => 0u64..0x8000,
-        1 => any::<u64>(),
+        2 => rings,
+        1 => (1u64 << 32)..,
     ];
     let len = prop_oneof![
         Just(16u32),
@@ -477,7 +483,7 @@ fn hostile() -> impl Strategy<Value = Descriptor> {
         Just(512),
         Just(4096),
         0u32..100,
-        any::<u32>()
+        1u32 << 25..,
     ];
     let flags = prop_oneof![
         Just(0),
@@ -485,7 +491,7 @@ fn hostile() -> impl Strategy<Value = Descriptor> {
         Just(WRITE),
         Just(NEXT | WRITE),
         Just(INDIRECT),
-        any::<u16>()
+        any::<u16>(),
     ];
     (address, len, flags, 0u16..20).prop_map(|(address, len, flags, next)| Descriptor {
         address,
@@ -495,44 +501,90 @@ fn hostile() -> impl Strategy<Value = Descriptor> {
     })
 }
 
+/// What a hostile driver puts into memory.
+#[derive(Clone, Debug)]
+struct Hostility {
+    table: Vec<Descriptor>,
+    heads: Vec<u16>,
+    /// Types and sectors.
+    headers: Vec<(u32, u64)>,
+    random: u64,
+}
+
+fn hostility(spare_rings: bool) -> impl Strategy<Value = Hostility> {
+    let table = prop::collection::vec(hostile(spare_rings), 16);
+    let heads = prop::collection::vec(0u16..18, 0..40);
+    let headers = prop::collection::vec((0u32..16, 0u64..SECTORS + 8), 16);
+    (table, heads, headers, any::<u64>()).prop_map(|(table, heads, headers, random)| Hostility {
+        table,
+        heads,
+        headers,
+        random,
+    })
+}
+
+impl Machine {
+    fn under(attack: &Hostility) -> Self {
+        let mut machine = Self::new(plain().1, Sim::new(attack.random));
+        let guest = &mut machine.guest;
+        for (n, (request_type, sector)) in attack.headers.iter().enumerate() {
+            let header = 0x10_0000 + 16 * n as u64;
+            guest
+                .memory
+                .write_obj(*request_type, GuestAddress(header))
+                .unwrap();
+            guest
+                .memory
+                .write_obj(*sector, GuestAddress(header + 8))
+                .unwrap();
+        }
+        for (index, descriptor) in attack.table.iter().enumerate() {
+            guest.queues[0].put(u16::try_from(index).unwrap(), *descriptor);
+        }
+        for &head in &attack.heads {
+            guest.queues[0].offer(head);
+        }
+        guest.queues[0].kick();
+        machine
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// Whatever chains a driver offers, each comes back exactly once, and then a good request works
-    /// unless the device has asked for a reset.
+    /// Whatever chains a driver offers, each comes back exactly once, and a good request works
+    /// afterwards.
     #[test]
-    fn hostile_chains_come_back_once_and_harm_nobody(
-        table in prop::collection::vec(hostile(), 16),
-        heads in prop::collection::vec(0u16..18, 0..40),
-        headers in prop::collection::vec((0u32..16, 0u64..SECTORS + 8), 16),
-        random in any::<u64>(),
-    ) {
-        let (_file, volume) = plain();
-        let mut machine = Machine::new(volume, Sim::new(random));
-        for (n, (request_type, sector)) in headers.iter().enumerate() {
-            let header = 0x10_0000 + 16 * n as u64;
-            machine.guest.memory.write_obj(*request_type, GuestAddress(header)).unwrap();
-            machine.guest.memory.write_obj(*sector, GuestAddress(header + 8)).unwrap();
-        }
-        for (index, descriptor) in table.iter().enumerate() {
-            machine.guest.queues[0].put(u16::try_from(index).unwrap(), *descriptor);
-        }
-        let mut offered = BTreeMap::new();
-        for &head in &heads {
-            machine.guest.queues[0].offer(head);
-            *offered.entry(u32::from(head)).or_insert(0) += 1;
-        }
-        machine.guest.queues[0].kick();
+    fn hostile_chains_come_back_once_and_harm_nobody(attack in hostility(true)) {
+        let mut machine = Machine::under(&attack);
         machine.engine.turn().unwrap();
         while machine.sim.is_busy() {
             machine.engine.turn().unwrap();
         }
-        while let Some((head, _)) = machine.guest.queues[0].poll_used() {
-            let count = offered.get_mut(&head).unwrap();
-            *count -= 1;
+        let mut out = BTreeMap::new();
+        for head in attack.heads {
+            *out.entry(u32::from(head)).or_insert(0) += 1;
         }
-        prop_assert!(offered.values().all(|count| *count == 0), "{offered:?}");
+        while let Some((head, _)) = machine.guest.queues[0].poll_used() {
+            *out.get_mut(&head).unwrap() -= 1;
+        }
+        prop_assert!(out.values().all(|count| *count == 0), "{out:?}");
         prop_assert_eq!(machine.run((VIRTIO_BLK_T_OUT, 0), Data::Out(&sector(3))), OK);
         prop_assert_eq!(machine.read(0, 512), sector(3));
+    }
+
+    /// Not even a driver that has the device overwrite its own queue keeps it from stopping.
+    #[test]
+    fn queue_that_overwrites_itself_does_not_keep_the_device(attack in hostility(false)) {
+        let mut machine = Machine::under(&attack);
+        for _ in 0..100 {
+            if let Err(error) = machine.engine.turn() {
+                machine.engine.give_up(&error);
+            }
+        }
+        prop_assert_eq!(machine.engine.broken, machine.resets.load(Ordering::SeqCst) == 1);
+        machine.stop.write(1).unwrap();
+        prop_assert!(machine.engine.run().is_some());
+        prop_assert!(!machine.sim.is_busy());
     }
 }
