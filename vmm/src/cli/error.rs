@@ -49,9 +49,7 @@ impl Error {
             Self::Launch(launch::Error::Architecture { .. } | launch::Error::NoKernel { .. }) => {
                 Exit::BadInput
             }
-            Self::Launch(launch::Error::Machine(error)) if error.is_kvm_giving_up() => {
-                Exit::KvmError
-            }
+            Self::Launch(launch::Error::Machine(error)) => of_machine(error),
             Self::BackgroundStdio => Exit::Usage,
             Self::Launch(_) | Self::Background(_) | Self::Instance(_) | Self::Output(_) => {
                 Exit::Failed
@@ -110,6 +108,16 @@ fn of_kernel(error: &kami_kernels::Error) -> Exit {
     match error {
         kami_kernels::Error::Write { .. } => Exit::Failed,
         _ => Exit::BadInput,
+    }
+}
+
+fn of_machine(error: &machine::Error) -> Exit {
+    if error.is_kvm_giving_up() {
+        Exit::KvmError
+    } else if error.is_bad_file() {
+        Exit::BadInput
+    } else {
+        Exit::Failed
     }
 }
 

@@ -16,7 +16,7 @@ use crate::launch::{self, Request};
 
 /// How `kami run` is called.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = after_long_help(), after_help = Exit::table())]
+#[command(args_override_self = true, after_long_help = after_long_help(), after_help = Exit::table())]
 pub struct Args {
     /// The image: its id, a unique start of it, or its name
     image: String,

@@ -76,6 +76,12 @@ impl Error {
         Self::OpenKvm(io::Error::from_raw_os_error(source.errno()))
     }
 
+    /// Whether a file that was given cannot be what it is to be.
+    pub fn is_bad_file(&self) -> bool {
+        use boot::Error::{InitrdNotAFile, OpenInitrd};
+        matches!(self, Self::Boot(OpenInitrd { .. } | InitrdNotAFile(_)))
+    }
+
     /// Whether KVM gave up on a guest that it had begun to run.
     pub fn is_kvm_giving_up(&self) -> bool {
         matches!(
