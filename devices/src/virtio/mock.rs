@@ -130,6 +130,11 @@ impl DriverQueue {
         self.set_avail_index(self.avail);
     }
 
+    /// How many chains were offered, modulo 65536.
+    pub fn offered(&self) -> u16 {
+        self.avail
+    }
+
     pub fn set_avail_index(&self, index: u16) {
         let address = GuestAddress(self.avail_ring() + 2);
         let release = std::sync::atomic::Ordering::Release;

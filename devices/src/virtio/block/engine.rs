@@ -148,17 +148,18 @@ impl<R: Ring> Engine<R> {
     }
 
     fn wait(&mut self, block: bool) -> io::Result<()> {
-        self.completions.clear();
         self.ring.wait(block, &mut self.completions)
     }
 
     /// Hands each completion to whom it concerns.
     fn dispatch(&mut self) -> Result<(), Error> {
         let mut result = Ok(());
-        for completion in std::mem::take(&mut self.completions) {
+        let mut completions = std::mem::take(&mut self.completions);
+        for completion in completions.drain(..) {
             // Every completion counts, even after an error.
             result = result.and(self.complete(completion));
         }
+        self.completions = completions;
         result
     }
 

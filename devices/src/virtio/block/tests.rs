@@ -251,6 +251,45 @@ fn avail_index_beyond_the_queue_asks_for_a_reset() {
 }
 
 #[test]
+fn requests_on_all_queues_at_once_are_all_carried_out() {
+    let file = sparse_file();
+    let config = BlockConfig {
+        queues: BlockDevice::QUEUES_MAX,
+        ..CONFIG
+    };
+    let mut machine = Machine::with(&file, config, ALL_FEATURES);
+    let guest = &mut machine.guest;
+    let queues = guest.queues.len();
+    let bytes = |slot: usize| vec![u8::try_from(slot + 1).unwrap(); 4096];
+    let run_all = |guest: &mut Guest, request_type| {
+        for slot in 0..SLOTS {
+            let request = (request_type, 8 * slot as u64);
+            let place = (slot % queues, slot);
+            match request_type {
+                VIRTIO_BLK_T_OUT => {
+                    guest.add(place, request, Data::Out(&bytes(slot)), Shape::Plain)
+                }
+                _ => guest.add(place, request, Data::In(4096), Shape::Indirect),
+            }
+        }
+        guest
+            .queues
+            .iter()
+            .for_each(super::super::mock::DriverQueue::kick);
+        for n in 0..SLOTS {
+            let used = guest.queues[n % queues].wait_used();
+            let slot = guest.used(n % queues, used);
+            assert_eq!(guest.status(slot), OK);
+        }
+    };
+    run_all(guest, VIRTIO_BLK_T_OUT);
+    run_all(guest, VIRTIO_BLK_T_IN);
+    for slot in 0..SLOTS {
+        assert_eq!(guest.data(slot, 4096), bytes(slot));
+    }
+}
+
+#[test]
 fn configuration_space_is_as_specified() {
     let volume = Volume::plain(sparse_file(), SIZE);
     let device = BlockDevice::new(volume, CONFIG);

@@ -463,6 +463,53 @@ fn stop_waits_for_what_is_under_way_and_gives_the_volume_back_free() {
     }
 }
 
+#[test]
+fn driver_is_interrupted_when_the_used_index_passes_its_event() {
+    let (_file, volume) = plain();
+    let mut machine = Machine::new(volume, Sim::new(0));
+    let source = machine.engine.sources[0].as_mut().unwrap();
+    source.active.queue.set_event_idx(true);
+    machine.guest.queues[0].set_used_event(2);
+    let mut interrupts = || {
+        assert_eq!(machine.run((VIRTIO_BLK_T_IN, 0), Data::In(512)), OK);
+        let trace = &machine.sim.0.borrow().trace;
+        trace.iter().filter(|e| **e == Event::Interrupt).count()
+    };
+    let counts = [interrupts(), interrupts(), interrupts(), interrupts()];
+    assert_eq!(counts, [0, 0, 1, 1]);
+}
+
+/// The driver may offer more as soon as its chains are taken off the avail ring, long before they
+/// come back; what the device holds must not grow with that.
+#[test]
+fn no_more_requests_are_taken_than_the_queue_has_entries() {
+    let (_file, volume) = plain();
+    let mut machine = Machine::new(volume, Sim::new(0));
+    machine.sim.0.borrow_mut().hold = |op| matches!(op, Operation::Read(_));
+    machine.add(0, (VIRTIO_BLK_T_IN, 0), Data::In(512));
+    for _ in 0..600 {
+        machine.engine.turn().unwrap();
+        let taken = machine.engine.sources[0]
+            .as_ref()
+            .unwrap()
+            .active
+            .queue
+            .next_avail();
+        if taken == machine.guest.queues[0].offered() {
+            machine.guest.queues[0].offer(0);
+            machine.guest.queues[0].kick();
+        }
+    }
+    assert_eq!(machine.engine.sources[0].as_ref().unwrap().in_flight, 256);
+    machine.sim.0.borrow_mut().hold = |_| false;
+    machine.engine.turn().unwrap();
+    while machine.sim.is_busy() {
+        machine.engine.turn().unwrap();
+    }
+    let back = std::iter::from_fn(|| machine.guest.queues[0].poll_used()).count();
+    assert_eq!(back, usize::from(machine.guest.queues[0].offered()));
+}
+
 /// A descriptor that no driver of good will writes. Those that `spare_rings` name no memory of the
 /// queue's own.
 fn hostile(spare_rings: bool) -> impl Strategy<Value = Descriptor> {
