@@ -6,7 +6,7 @@
 use super::header::{HEADER_BYTES, Header};
 use super::pending::{PendingFile, random_u64};
 use super::{CHUNK_BYTES, ChunkPlace, Error};
-use rustix::fs::{Advice, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::num::NonZero;
 use std::ops::Range;
@@ -115,8 +115,16 @@ impl SegmentWriter {
         segment.append(folder, chunk, runs)
     }
 
-    pub(crate) fn into_segments(self) -> Vec<NewSegment> {
-        self.segments
+    /// Ends each file where its last slot does: that slot may end in zero pages.
+    pub(crate) fn finish(self) -> Result<Vec<NewSegment>, Error> {
+        for segment in &self.segments {
+            segment
+                .pending
+                .file()
+                .set_len((segment.slots + 1) * CHUNK_BYTES)
+                .map_err(|source| Error::io("extend", &path(&self.folder, segment.id), source))?;
+        }
+        Ok(self.segments)
     }
 }
 
@@ -145,13 +153,8 @@ impl NewSegment {
         // Slot 0 is the header's, so that every chunk lies at a multiple of its size.
         let offset = (self.slots + 1) * CHUNK_BYTES;
         let file = self.pending.file();
-        let result = file
-            .set_len(offset + CHUNK_BYTES)
-            .and_then(|()| write_runs(file, offset, chunk, runs));
-        result.map_err(|source| Error::io("write", &path(folder, self.id), source))?;
-        // Starts writing back what is dirty, and drops nothing that is (posix_fadvise(2)): the
-        // fsync at the end then waits for less. Advice may fail without harm.
-        let _ = rustix::fs::fadvise(file, offset, NonZero::new(CHUNK_BYTES), Advice::DontNeed);
+        write_runs(file, offset, chunk, runs)
+            .map_err(|source| Error::io("write", &path(folder, self.id), source))?;
         self.slots += 1;
         Ok(ChunkPlace {
             segment: self.id,
@@ -219,7 +222,7 @@ mod tests {
             [CHUNK_BYTES, 2 * CHUNK_BYTES, CHUNK_BYTES]
         );
         assert_ne!(places[0].segment, places[2].segment);
-        let mut segments = writer.into_segments();
+        let mut segments = writer.finish().unwrap();
         for segment in &mut segments {
             segment.publish(folder.path()).unwrap();
         }

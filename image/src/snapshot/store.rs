@@ -228,7 +228,7 @@ impl Writer<'_> {
         Ok(Stored {
             chunks: self.chunks,
             bytes: self.bytes,
-            segments: self.segments.into_segments(),
+            segments: self.segments.finish()?,
         })
     }
 }
