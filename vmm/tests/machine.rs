@@ -1,0 +1,199 @@
+//! Machines on this host's KVM, tested from within by the bare-metal test guest.
+
+use std::io::{self, Read, Write};
+use std::sync::mpsc;
+use std::thread;
+
+use kami_devices::virtio::block::{BlockConfig, BlockDevice};
+use kami_devices::virtio::device::VirtioDevice;
+use kami_devices::virtio::rng::Rng;
+use kami_image::volume::Volume;
+use kami_kernels::guest::{self, Outcome, Report};
+use kami_vmm::machine::{End, Error, Machine, MachineConfig, MachineHandle};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const DISK_BYTES: u64 = 2 * MIB;
+
+type Devices = Vec<Box<dyn VirtioDevice>>;
+/// Waits for a line of the console that contains the given words.
+type WaitFor<'a> = &'a mut dyn FnMut(&str);
+
+fn config(mode: &str) -> MachineConfig {
+    MachineConfig {
+        cpus: 1,
+        memory_bytes: 128 * MIB,
+        kernel: guest::open().unwrap(),
+        initrd: None,
+        cmdline: format!("kami.test={mode}"),
+    }
+}
+
+/// A disk with the test pattern, an empty one, and an entropy device.
+fn devices(cpus: u32) -> Devices {
+    let mut root = tempfile::tempfile().unwrap();
+    guest::write_test_disk(&mut root, DISK_BYTES / 512).unwrap();
+    let scratch = tempfile::tempfile().unwrap();
+    scratch.set_len(DISK_BYTES).unwrap();
+    let mut devices: Devices = Vec::new();
+    for (file, name) in [(root, b"vol0"), (scratch, b"vol1")] {
+        let mut serial = [0; 20];
+        serial[..name.len()].copy_from_slice(name);
+        let block = BlockConfig {
+            serial,
+            queues: u16::try_from(cpus).unwrap(),
+            read_only: false,
+        };
+        let volume = Volume::plain(file, DISK_BYTES);
+        devices.push(Box::new(BlockDevice::new(volume, block)));
+    }
+    devices.push(Box::new(Rng::new()));
+    devices
+}
+
+/// Runs the guest until it ends for good, building a machine anew after each reset. `meanwhile` gets the
+/// first machine's handle.
+fn run_while(
+    config: &MachineConfig,
+    mut devices: Devices,
+    meanwhile: impl FnOnce(MachineHandle, WaitFor<'_>) + Send + 'static,
+) -> (Result<End, Error>, String) {
+    let (reader, writer) = io::pipe().unwrap();
+    let mut console: Box<dyn Write + Send> = Box::new(writer);
+    let (handles, first_handle) = mpsc::channel();
+    let watcher = thread::spawn(move || {
+        let mut text = String::new();
+        let mut bytes = io::BufReader::new(reader).bytes().map_while(Result::ok);
+        let mut lines = std::iter::from_fn(|| {
+            let line: Vec<u8> = bytes.by_ref().take_while(|byte| *byte != b'\n').collect();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            text.push_str(&line);
+            text.push('\n');
+            (!line.is_empty()).then_some(line)
+        });
+        let handle = first_handle.recv().unwrap();
+        meanwhile(handle, &mut |words| {
+            assert!(lines.any(|line| line.contains(words)), "{words}");
+        });
+        lines.for_each(drop);
+        text
+    });
+    let end = loop {
+        let machine = Machine::new(config, devices, console).unwrap();
+        // Only the first one is received.
+        let _late = handles.send(machine.handle());
+        let ran = machine.run();
+        if !matches!(ran.end, Ok(End::Reset)) {
+            break ran.end;
+        }
+        (devices, console) = (ran.devices, ran.console);
+    };
+    (end, watcher.join().unwrap())
+}
+
+fn run(config: &MachineConfig, devices: Devices) -> (Result<End, Error>, String) {
+    run_while(config, devices, |_, _| ())
+}
+
+/// Runs a guest that must power off and be content.
+fn pass(config: &MachineConfig) -> Report {
+    let (end, console) = run(config, devices(config.cpus));
+    let report = Report::parse(&console);
+    assert_eq!(report.outcome(), Outcome::Pass, "{console}");
+    assert_eq!(end.unwrap(), End::PoweredOff, "{console}");
+    report
+}
+
+#[test]
+fn self_test_passes_for_every_shape_of_machine() {
+    for (cpus, memory_bytes) in [(1, 128 * MIB), (2, 6 * GIB), (4, 3 * GIB), (32, 256 * MIB)] {
+        for protocol in ["pvh", "linux64"] {
+            let mut config = MachineConfig {
+                cpus,
+                memory_bytes,
+                ..config("self")
+            };
+            if protocol == "linux64" {
+                config.kernel = config.kernel.by_linux64_entry();
+            }
+            let report = pass(&config);
+            assert_eq!(report.value("protocol"), Some(protocol));
+            assert_eq!(report.number("cpus_started"), Some(cpus.into()));
+            let told = report.number("memory_bytes").unwrap();
+            let shortfall = memory_bytes - told;
+            assert!(shortfall < MIB, "{told:#x} of {memory_bytes:#x}");
+            let disks = report.disks();
+            let serials: Vec<_> = disks.iter().map(|disk| disk.serial.as_str()).collect();
+            assert_eq!(serials, ["vol0", "vol1"]);
+            assert!(disks.iter().all(|disk| disk.is_written));
+        }
+    }
+}
+
+#[test]
+fn guest_comes_up_again_after_each_kind_of_reset_with_what_it_wrote() {
+    for mode in ["reset", "reset-i8042"] {
+        assert_eq!(pass(&config(mode)).value("boot"), Some("2"));
+    }
+}
+
+#[test]
+fn power_button_reaches_the_guest() {
+    let (end, console) = run_while(&config("button"), devices(1), |handle, wait_for| {
+        wait_for("button=waiting");
+        handle.power_button();
+    });
+    assert_eq!(end.unwrap(), End::PoweredOff);
+    assert_eq!(Report::parse(&console).value("button"), Some("pressed"));
+}
+
+#[test]
+fn console_input_reaches_the_guest() {
+    let (end, console) = run_while(&config("echo"), devices(1), |handle, wait_for| {
+        wait_for("echo=ready");
+        assert_eq!(handle.console_input(b"hello q"), 7);
+    });
+    assert_eq!(end.unwrap(), End::PoweredOff);
+    assert!(console.contains("hello "), "{console}");
+}
+
+#[test]
+fn each_end_is_told_apart() {
+    for (mode, expected) in [
+        ("hello", End::PoweredOff),
+        ("panic", End::Panicked),
+        ("panic-line", End::Panicked),
+        ("fail", End::Panicked),
+        ("triple-fault", End::TripleFault),
+    ] {
+        let (end, console) = run(&config(mode), Vec::new());
+        assert_eq!(end.unwrap(), expected, "{mode}: {console}");
+    }
+}
+
+/// Halted with interrupts masked, spinning, and printing without end.
+#[test]
+fn guest_that_never_ends_is_ended_from_outside() {
+    for mode in ["hang", "spin", "flood"] {
+        let (end, _) = run_while(&config(mode), Vec::new(), |handle, wait_for| {
+            wait_for("test guest");
+            handle.end(End::TimedOut);
+        });
+        assert_eq!(end.unwrap(), End::TimedOut, "{mode}");
+    }
+}
+
+/// Where KVM interprets level 0 it does not know `cmpxchg16b`; where it does not, the guest powers off.
+#[test]
+fn instruction_that_kvm_does_not_know_is_named() {
+    match run(&config("bad-instruction"), Vec::new()).0 {
+        Ok(end) => assert_eq!(end, End::PoweredOff),
+        Err(Error::InternalError {
+            suberror, bytes, ..
+        }) => {
+            assert_eq!(suberror, 1);
+            assert_eq!(bytes[..4], [0xf0, 0x48, 0x0f, 0xc7], "lock cmpxchg16b");
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
