@@ -129,11 +129,16 @@ fn qcow2_on_backing_files_imports_as_qemu_reads_it() {
 }
 
 #[test]
-fn flat_vmdk_imports_as_the_raw_disk() {
+fn every_kind_of_vmdk_imports_as_the_raw_disk() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let disk = disk(folder, 5 * MIB);
-    for kind in ["monolithicFlat", "twoGbMaxExtentFlat"] {
+    let disk = disk(folder, 71 * MIB + 512);
+    for kind in [
+        "monolithicFlat",
+        "twoGbMaxExtentFlat",
+        "monolithicSparse",
+        "streamOptimized",
+    ] {
         qemu_img(
             folder,
             &format!("convert -O vmdk -o subformat={kind} disk.raw {kind}.vmdk"),

@@ -1,16 +1,17 @@
-//! Disk files that can be imported: raw, qcow2 with its backing files, and VMDK, through `imago`.
+//! Disk files that can be imported: raw, qcow2 with its backing files, and VMDK.
 //!
 //! The format is found by content, never by name. A file may come from anywhere, so what it says of
-//! itself is checked before `imago` sees it: sizes, tables and data within the file, backing files
+//! itself is checked before `imago`, which maps qcow2 and flat VMDK, sees it: sizes, tables and data within the file, backing files
 //! that are plain files. Like `qemu-img convert`, an import follows the backing files that a qcow2
 //! names, wherever they are: it copies what the user who runs it may read, as `cp` does.
 //!
-//! Left out on purpose: writing, encrypted qcow2, external data files, the sparse VMDK kinds.
+//! Left out on purpose: writing, encrypted qcow2, external data files, VMDK deltas.
 
 mod layered;
 mod probe;
 mod qcow2;
 mod raw;
+mod sparse_vmdk;
 mod vmdk;
 
 use std::fmt;
@@ -127,6 +128,7 @@ pub struct Source {
 #[derive(Debug)]
 enum Reader {
     Raw(File),
+    SparseVmdk(sparse_vmdk::SparseVmdk),
     Layered(layered::Layered),
 }
 
@@ -147,6 +149,11 @@ fn open_as(path: &Path, file: File, format: Format) -> Result<Source, Error> {
             (Reader::Raw(file), len)
         }
         Format::Qcow2 => layered(qcow2::open(path, file)?),
+        Format::Vmdk if probe::is_sparse_vmdk(path, &file)? => {
+            let disk = sparse_vmdk::open(path, file)?;
+            let len = disk.len();
+            (Reader::SparseVmdk(disk), len)
+        }
         Format::Vmdk => layered(vmdk::open(path, &file)?),
     };
     let path = path.to_owned();
@@ -191,6 +198,7 @@ impl Source {
     pub(crate) fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>, Error> {
         match &self.reader {
             Reader::Raw(file) => raw::next_data(&self.path, file, offset),
+            Reader::SparseVmdk(disk) => disk.next_data(offset),
             Reader::Layered(layered) => layered.next_data(offset),
         }
     }
@@ -199,6 +207,7 @@ impl Source {
     pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
         match &self.reader {
             Reader::Raw(file) => raw::read(&self.path, file, offset, buffer),
+            Reader::SparseVmdk(disk) => disk.read(offset, buffer),
             Reader::Layered(layered) => layered.read(offset, buffer),
         }
     }

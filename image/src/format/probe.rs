@@ -12,7 +12,6 @@ pub(super) const QCOW2: &[u8] = b"QFI\xfb";
 
 /// Byte offset, magic, and what has it.
 const UNSUPPORTED: &[(usize, &[u8], &str)] = &[
-    (0, b"KDMV", "a sparse VMDK"),
     (0, b"COWD", "a sparse VMDK of ESX"),
     (0, b"vhdxfile", "a VHDX"),
     (0, b"conectix", "a VHD"),
@@ -26,6 +25,9 @@ const UNSUPPORTED: &[(usize, &[u8], &str)] = &[
     (257, b"ustar", "a tar archive"),
 ];
 
+/// *Virtual Disk Format 5.0*, "SparseExtentHeader": the magic number.
+const SPARSE_VMDK: &[u8] = b"KDMV";
+
 /// The first line of a VMDK descriptor.
 const VMDK_DESCRIPTOR: &[u8] = b"# disk descriptorfile";
 
@@ -34,6 +36,9 @@ pub(super) fn probe(path: &Path, file: &File) -> Result<Format, Error> {
     raw::read(path, file, 0, &mut start)?;
     if start.starts_with(QCOW2) {
         return Ok(Format::Qcow2);
+    }
+    if start.starts_with(SPARSE_VMDK) {
+        return Ok(Format::Vmdk);
     }
     if start
         .get(..VMDK_DESCRIPTOR.len())
@@ -51,4 +56,11 @@ pub(super) fn probe(path: &Path, file: &File) -> Result<Format, Error> {
         }),
         None => Ok(Format::Raw),
     }
+}
+
+/// Whether a VMDK is one file, and not the descriptor of others.
+pub(super) fn is_sparse_vmdk(path: &Path, file: &File) -> Result<bool, Error> {
+    let mut start = [0; SPARSE_VMDK.len()];
+    raw::read(path, file, 0, &mut start)?;
+    Ok(start == SPARSE_VMDK)
 }

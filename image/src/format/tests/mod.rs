@@ -1,6 +1,7 @@
 //! Disk files made byte by byte: sound, damaged, hostile.
 
 mod qcow2;
+mod sparse_vmdk;
 mod vmdk;
 
 use super::*;
@@ -115,7 +116,7 @@ fn known_formats_that_are_not_read_are_named() {
     let mut vdi = vec![0; 512];
     vdi[0x40..0x44].copy_from_slice(&[0x7f, 0x10, 0xda, 0xbe]);
     for (content, what) in [
-        (&b"KDMV rest"[..], "sparse VMDK"),
+        (&b"COWD rest"[..], "VMDK of ESX"),
         (b"vhdxfile", "VHDX"),
         (b"\x1f\x8b\x08\0", "gzip"),
         (b"\xfd7zXZ\0", "xz"),
