@@ -7,9 +7,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
 
 use libc::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use vmm_sys_util::signal::{block_signal, create_sigset};
+use vmm_sys_util::signal::create_sigset;
 
 /// A signal that arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,19 +25,20 @@ pub enum Signal {
 #[derive(Debug)]
 pub struct Signals(OwnedFd);
 
-const ENDING: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
-
 impl Signals {
     /// Blocks the signals in the calling thread: call it before any other thread starts.
     ///
     /// # Errors
     /// The kernel is out of file descriptors.
     pub fn block() -> io::Result<Self> {
-        let all = [&ENDING[..], &[SIGCONT]].concat();
-        for &signal in &all {
-            block_signal(signal).map_err(|e| io::Error::other(e.to_string()))?;
+        let set = create_sigset(&[SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCONT])?;
+        // SAFETY: `set` is an initialised signal set that outlives the call; what was blocked before
+        // is not asked for.
+        let failed =
+            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
+        if failed != 0 {
+            return Err(io::Error::from_raw_os_error(failed));
         }
-        let set = create_sigset(&all)?;
         // SAFETY: `set` is an initialised signal set that outlives the call; -1 asks for a new
         // descriptor.
         let fd =

@@ -62,7 +62,9 @@ impl Output {
             // A file's offset is shared with the shell, and must stay so. A socket has no name.
             _ => None,
         };
-        let blocking = reopened.is_none();
+        // A disk takes whatever it has room for.
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        let blocking = reopened.is_none() && !is_file;
         let file = match reopened {
             Some(file) => file,
             None => stdout().try_clone_to_owned()?,
@@ -75,7 +77,9 @@ impl Output {
     /// # Errors
     /// It cannot be made.
     pub fn file(path: &Path) -> io::Result<Self> {
-        Ok(Self::new(Some(File::create(path)?.into()), true))
+        let file = File::create(path)?;
+        let blocking = !file.metadata()?.is_file();
+        Ok(Self::new(Some(file.into()), blocking))
     }
 
     fn new(file: Option<OwnedFd>, blocking: bool) -> Self {
@@ -254,14 +258,24 @@ mod tests {
     }
 
     #[test]
-    fn file_that_may_block_is_written_after_poll_only() {
+    fn listener_that_may_block_is_written_after_poll_only() {
+        let (mut reader, writer) = pipe().unwrap();
+        let mut output = Output::new(Some(writer.into()), true);
+        output.push(&[b'x'; 2 * SMALL_BYTES]);
+        output.pump(false);
+        assert_eq!(output.pending.len(), 2 * SMALL_BYTES);
+        output.pump(true);
+        assert_eq!(output.pending.len(), SMALL_BYTES);
+        reader.read_exact(&mut [0; SMALL_BYTES]).unwrap();
+    }
+
+    #[test]
+    fn file_is_emptied_first() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().write_all(b"old").unwrap();
+        file.as_file().write_all(b"old text").unwrap();
         let mut output = Output::file(file.path()).unwrap();
         output.push(b"new");
         output.pump(false);
-        assert_eq!(std::fs::read(file.path()).unwrap(), b"");
-        output.pump(true);
         assert_eq!(std::fs::read(file.path()).unwrap(), b"new");
     }
 }

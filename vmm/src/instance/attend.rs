@@ -82,13 +82,11 @@ struct Found {
 
 /// Attends to `guest` until it is over and its last words are told.
 pub fn attend(setup: Setup, guest: Arc<Guest>) {
-    let log = warn("open the console's log", ConsoleLog::open(&setup.folder));
-    let control = warn("open the control socket", Server::bind(&setup.instance));
     let mut attend = Attend {
         guest,
         started: Instant::now(),
-        log,
-        control,
+        log: None,
+        control: None,
         raw: None,
         keys: Keyboard::default(),
         unsent: VecDeque::new(),
@@ -96,10 +94,7 @@ pub fn attend(setup: Setup, guest: Arc<Guest>) {
         kill_at: None,
         setup,
     };
-    if let Some(ready) = attend.setup.ready {
-        ready(&attend.setup.instance);
-    }
-    attend.take_terminal();
+    attend.begin();
     while !attend.guest.is_over() {
         let found = attend.wait();
         attend.act(found);
@@ -108,6 +103,23 @@ pub fn attend(setup: Setup, guest: Arc<Guest>) {
 }
 
 impl Attend {
+    /// Sets everything up, what the guest or its user would wait for first.
+    fn begin(&mut self) {
+        self.take_terminal();
+        self.log = warn(
+            "open the console's log",
+            ConsoleLog::open(&self.setup.folder),
+        );
+        self.pass_console(false);
+        self.control = warn(
+            "open the control socket",
+            Server::bind(&self.setup.instance),
+        );
+        if let Some(ready) = self.setup.ready {
+            ready(&self.setup.instance);
+        }
+    }
+
     fn take_terminal(&mut self) {
         if self.setup.keyboard {
             self.raw = warn("make the terminal raw", RawMode::enter()).flatten();
