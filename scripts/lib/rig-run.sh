@@ -55,7 +55,7 @@ START
 
 # rig_boot: boots the host, passes its output on, and sets status, and reason when it was not the command that ended it.
 rig_boot() {
-    local arguments=() item cat beat=$SECONDS size=0 started=$SECONDS
+    local arguments=() item reader beat=$SECONDS size=0 started=$SECONDS
     reason=''
     : >"$work/status"
     [ -p "$work/output" ] || mkfifo "$work/output"
@@ -74,8 +74,8 @@ rig_boot() {
         -chardev "file,id=output,path=$work/output" -device virtserialport,chardev=output,name=rig.output </dev/null &
     qemu=$!
     # Not by qemu's stdio: that takes the end of its input for the end of the port.
-    cat "$work/output" &
-    cat=$!
+    tee "$work/said" <"$work/output" &
+    reader=$!
     # The heartbeat is every 5 s; the limit leaves room for a machine that is busy with other work.
     while kill -0 "$qemu" 2>/dev/null; do
         if [ "$(stat -c %s "$work/status")" != "$size" ]; then
@@ -89,7 +89,7 @@ rig_boot() {
     done
     kill "$qemu" 2>/dev/null || true
     wait "$qemu" 2>/dev/null || true
-    wait "$cat"
+    wait "$reader"
     status=$(sed -n 's/^exit=//p' "$work/status")
     if [ -n "$status" ]; then
         reason=''
