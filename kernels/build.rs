@@ -13,7 +13,8 @@ const FLAGS: [&str; 21] = [
     "--crate-type=bin",
     "--crate-name=kami_test_guest",
     "--cap-lints=warn",
-    "-Copt-level=2",
+    // Small: a launch copies all of it, and no test here is short of speed.
+    "-Copt-level=s",
     "-Ccodegen-units=1",
     "-Clto=fat",
     "-Cpanic=abort",

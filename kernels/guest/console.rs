@@ -72,17 +72,17 @@ macro_rules! report {
 }
 pub(crate) use report;
 
-/// Why a test failed. Words beyond 120 bytes are cut off.
+/// Why a test failed. Words beyond 110 bytes are cut off.
 #[derive(Clone, Copy)]
 pub struct Failure {
-    text: [u8; 120],
+    text: [u8; 110],
     length: usize,
 }
 
 impl Failure {
     pub fn new(arguments: fmt::Arguments<'_>) -> Self {
         let mut failure = Self {
-            text: [0; 120],
+            text: [0; 110],
             length: 0,
         };
         let _ = failure.write_fmt(arguments);

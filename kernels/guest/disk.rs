@@ -3,6 +3,7 @@
 //! Implements the driver's side of virtio 1.3 §5.2. Every disk is written to, always with the test pattern, so that
 //! a disk that carried the pattern still carries it, under another stamp.
 
+use crate::census::Census;
 use crate::console::{Console, Failure, failure, report};
 use crate::hw::{Window, timestamp};
 use crate::interrupts::{Interrupts, Line};
@@ -43,20 +44,6 @@ const BULK_REQUESTS: u16 = 8;
 pub const SCRATCH_BYTES: u64 = BULK_BYTES * BULK_REQUESTS as u64;
 /// How many places of a disk are looked at for the pattern.
 const SAMPLES: u64 = 12;
-
-/// What a disk holds, judged by the pattern.
-#[derive(Default)]
-struct Census {
-    /// As the host made the disk, and how large it was then.
-    by_host: u64,
-    host_sectors: u64,
-    by_guest: u64,
-    zero: u64,
-    other: u64,
-    /// The last of the other sectors, and whether one of the host's is missing.
-    last_other: u64,
-    first_zero: Option<u64>,
-}
 
 /// A disk whose queues are set up.
 pub struct Disk<'a> {
@@ -316,7 +303,7 @@ impl<'a> Disk<'a> {
             generation: timestamp() | 1,
             disk_sectors: 0,
         };
-        let middle = self.sectors / 2 & !7;
+        let middle = (self.sectors / 2) & !7;
         let places = [
             (0, BLOCK_SECTORS),
             (BLOCK_SECTORS + 3, 3),
@@ -418,50 +405,5 @@ impl<'a> Disk<'a> {
 fn poison(data: Window) {
     for at in (0..data.bytes()).step_by(SECTOR_BYTES) {
         data.set_u64(at, 0xdead_dead_dead_dead);
-    }
-}
-
-impl Census {
-    fn count(&mut self, number: u64, bytes: &[u8; SECTOR_BYTES]) {
-        match pattern::check(number, bytes) {
-            Some(Stamp {
-                generation: 0,
-                disk_sectors,
-            }) => {
-                self.by_host += 1;
-                self.host_sectors = disk_sectors;
-            }
-            Some(_) => self.by_guest += 1,
-            None if *bytes == [0; SECTOR_BYTES] => {
-                self.zero += 1;
-                self.first_zero.get_or_insert(number);
-            }
-            None => {
-                self.other += 1;
-                self.last_other = number;
-            }
-        }
-    }
-
-    /// A disk may be larger than the host made it: it goes on with zeroes. One that never had the pattern holds
-    /// anything, but none of the host's sectors.
-    fn verdict(&self, disk: usize) -> Result<&'static str, Failure> {
-        let first_zero = self.first_zero.unwrap_or(u64::MAX);
-        if self.by_host != 0 && self.other != 0 {
-            return Err(failure!(
-                "disk{disk}: sector {} is not the pattern",
-                self.last_other
-            ));
-        }
-        if self.by_host != 0 && first_zero < self.host_sectors {
-            return Err(failure!(
-                "disk{disk}: sector {first_zero} is zero instead of the pattern"
-            ));
-        }
-        Ok(match (self.by_host, self.by_guest) {
-            (0, 0) => "none",
-            (_, 0) => "ok",
-            (_, _) => "written",
-        })
     }
 }

@@ -38,9 +38,9 @@ pub fn out_u32(port: u16, value: u32) {
 pub struct Deadline(u64);
 
 impl Deadline {
-    /// How long to wait before something counts as broken, in cycles of the time-stamp counter: 5 to 10 s on
+    /// How long to wait before something counts as broken, in cycles of the time-stamp counter: 10 to 20 s on
     /// processors of today. Nothing that works comes near it.
-    const PATIENCE_CYCLES: u64 = 20_000_000_000;
+    const PATIENCE_CYCLES: u64 = 40_000_000_000;
 
     pub fn new() -> Self {
         Self(timestamp().saturating_add(Self::PATIENCE_CYCLES))

@@ -6,6 +6,7 @@
 
 mod acpi;
 mod boot_info;
+mod census;
 mod checks;
 mod console;
 mod disk;

@@ -86,8 +86,9 @@ impl Arena {
             "no memory for rings is left"
         );
         self.used_bytes.set(at + bytes);
+        let start = addr_of_mut!(SHARED) as u64 + at;
         // SAFETY: SHARED is only ever accessed through windows, this part through this window alone.
-        let window = unsafe { Window::new(addr_of_mut!(SHARED) as u64 + at, bytes) };
+        let window = unsafe { Window::new(start, bytes) };
         // SAFETY: the window's own memory.
         unsafe { core::ptr::write_bytes(window.start() as *mut u8, 0, bytes as usize) };
         window
@@ -125,14 +126,11 @@ pub fn map(start: u64, bytes: u64) -> Result<(), Failure> {
             "{start:#x} is beyond the 512 GiB that can be mapped"
         ));
     }
-    // SAFETY: the page tables of boot.s and the pool are only accessed through these windows.
-    let (table, pool) = unsafe {
-        let pool = addr_of_mut!(DIRECTORY_POOL) as u64;
-        (
-            Window::new(addr_of!(pdpt) as u64, 4096),
-            Window::new(pool, 4096 * DIRECTORIES as u64),
-        )
-    };
+    let pool = addr_of_mut!(DIRECTORY_POOL) as u64;
+    // SAFETY: the pool is only accessed through such windows.
+    let pool = unsafe { Window::new(pool, 4096 * DIRECTORIES as u64) };
+    // SAFETY: and so is the table of boot.s.
+    let table = unsafe { Window::new(addr_of!(pdpt) as u64, 4096) };
     for gigabyte in start >> 30..=last {
         if table.u64(gigabyte * 8) != 0 {
             continue;
@@ -147,10 +145,10 @@ pub fn map(start: u64, bytes: u64) -> Result<(), Failure> {
         for index in 0..512 {
             pool.set_u64(
                 at + index * 8,
-                gigabyte << 30 | index * LARGE_PAGE_BYTES | LARGE_PAGE,
+                (gigabyte << 30) + index * LARGE_PAGE_BYTES + LARGE_PAGE,
             );
         }
-        table.set_u64(gigabyte * 8, pool.start() + at | DIRECTORY);
+        table.set_u64(gigabyte * 8, pool.start() + at + DIRECTORY);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The bare-metal test guest: a program of about 100 KiB that boots as a kernel does, by the PVH entry or Linux's
+//! The bare-metal test guest: a program of about 80 KiB that boots as a kernel does, by the PVH entry or Linux's
 //! 64-bit one, and tests the machine that it finds itself in. Its source is `guest/`, beside this crate's `src/`.
 //!
 //! It writes `K` to COM1 as its very first act. What it does then, the word `kami.test=MODE` on its command line
