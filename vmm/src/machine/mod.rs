@@ -6,6 +6,7 @@
 
 mod ending;
 mod error;
+mod groundwork;
 mod panic_watch;
 mod tap;
 
@@ -19,7 +20,7 @@ use kami_devices::serial::Serial;
 use kami_devices::virtio::device::VirtioDevice;
 use kami_devices::virtio::pci::VirtioPci;
 use kami_kernels::Kernel;
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::VmFd;
 
 use crate::arch::host;
 use crate::irq::Interrupts;
@@ -28,6 +29,7 @@ use crate::vcpu::{self, Running, Shared, Vcpu};
 
 pub use ending::{AFTER_PANIC, End, Ending};
 pub use error::Error;
+pub use groundwork::{Abilities, Groundwork};
 
 /// The most vCPUs of a machine.
 pub const MAX_CPUS: u32 = 32;
@@ -74,12 +76,25 @@ pub struct Ran {
 }
 
 impl Machine {
+    /// [`Machine::on`] groundwork that begins now.
+    ///
+    /// # Errors
+    /// As [`Machine::on`].
+    pub fn new(
+        config: &MachineConfig,
+        devices: Vec<Box<dyn VirtioDevice>>,
+        console: Box<dyn Write + Send>,
+    ) -> Result<Self, Error> {
+        Self::on(Groundwork::begin()?, config, devices, console)
+    }
+
     /// Builds a machine around `devices`, which become PCI functions in that order, with the kernel in its
     /// memory. `console` gets what the guest prints, byte by byte.
     ///
     /// # Errors
     /// The configuration asks for what this host or its KVM cannot give; nothing is left behind.
-    pub fn new(
+    pub fn on(
+        groundwork: Groundwork,
         config: &MachineConfig,
         devices: Vec<Box<dyn VirtioDevice>>,
         console: Box<dyn Write + Send>,
@@ -89,18 +104,19 @@ impl Machine {
         }
         memory::check_size(config.memory_bytes)?;
         vcpu::prepare_kicks()?;
-        let kvm = Kvm::new().map_err(Error::open_kvm)?;
-        let vm = kvm
-            .create_vm()
-            .map_err(|source| Error::kvm("create a virtual machine", source))?;
         let memory = memory::map(&host::memory_ranges(config.memory_bytes))?;
+        let start = host::load(&memory, config)?;
+        let Some(vm) = groundwork.vm() else {
+            // It says why.
+            return Err(groundwork.finish().err().unwrap_or(Error::NoVm));
+        };
         memory::add_slots(&vm, &memory)?;
         host::prepare_vm(&vm)?;
         let vcpus = (0..config.cpus)
             .map(|index| create_vcpu(&vm, index))
             .collect::<Result<Vec<_>, _>>()?;
-        let model = host::model(&kvm, &vcpus[0].fd, config)?;
-        let start = host::load(&memory, config, &model)?;
+        let model = host::model(&groundwork.finish()?, &vcpus[0].fd, config)?;
+        host::describe(&memory, config, &model)?;
         for vcpu in &vcpus {
             host::configure(&vcpu.fd, vcpu.index, &model, &start)?;
         }

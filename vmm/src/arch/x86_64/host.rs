@@ -8,17 +8,17 @@ pub use devices::{Fixed, attach};
 
 use kami_devices::GuestMemory;
 use kvm_bindings::{CpuId, KVM_CAP_SPLIT_IRQCHIP, Msrs, kvm_cpuid_entry2, kvm_enable_cap};
-use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::x86_64::acpi;
 use super::x86_64::boot::{self, Boot, Start};
 use super::x86_64::firmware;
 use super::x86_64::layout::{ACPI, IO_APIC_PINS, KVM_TSS, Range, pci_window_64, ram};
-use crate::machine::{Error, MachineConfig};
+use crate::machine::{Abilities, Error, MachineConfig};
 
 /// Room for more CPUID entries than any KVM lists.
-const CPUID_ENTRIES: usize = 256;
+pub const CPUID_ENTRIES: usize = 256;
 /// The most bytes of an instruction.
 const INSTRUCTION_BYTES: u64 = 15;
 
@@ -59,16 +59,18 @@ pub fn prepare_vm(vm: &VmFd) -> Result<(), Error> {
 ///
 /// # Errors
 /// KVM refuses, or the processor cannot address so much memory.
-pub fn model(kvm: &Kvm, first: &VcpuFd, config: &MachineConfig) -> Result<Model, Error> {
-    let supported = kvm
-        .get_supported_cpuid(CPUID_ENTRIES)
-        .map_err(|source| Error::kvm("list what cpuid may say", source))?;
+pub fn model(
+    abilities: &Abilities,
+    first: &VcpuFd,
+    config: &MachineConfig,
+) -> Result<Model, Error> {
     let processors = cpuid::Processors {
         count: config.cpus,
-        tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
+        tsc_deadline: abilities.tsc_deadline,
         // Where KVM cannot tell, the guest measures.
         tsc_khz: first.get_tsc_khz().ok().filter(|khz| *khz > 0),
     };
+    let supported = &abilities.cpuid;
     let cpuid = cpuid::for_machine(supported.as_slice(), processors);
     let physical_address_bits = cpuid::physical_address_bits(&cpuid);
     let ram_end = ram(config.memory_bytes).last().map_or(0, Range::end);
@@ -85,16 +87,11 @@ pub fn model(kvm: &Kvm, first: &VcpuFd, config: &MachineConfig) -> Result<Model,
     })
 }
 
-/// Writes the machine's description and the kernel into guest memory.
+/// Puts the kernel into guest memory, with all that its boot protocol wants.
 ///
 /// # Errors
 /// The kernel, the initrd or the command line does not fit, or cannot be read.
-pub fn load(memory: &GuestMemory, config: &MachineConfig, model: &Model) -> Result<Start, Error> {
-    let machine = acpi::Machine {
-        cpus: config.cpus,
-        pci_window_64: model.pci_window_64,
-    };
-    firmware::write(memory, &machine)?;
+pub fn load(memory: &GuestMemory, config: &MachineConfig) -> Result<Start, Error> {
     let boot = Boot {
         kernel: &config.kernel,
         initrd: config.initrd.as_deref(),
@@ -103,6 +100,18 @@ pub fn load(memory: &GuestMemory, config: &MachineConfig, model: &Model) -> Resu
         rsdp: ACPI.start,
     };
     Ok(boot::load(memory, &boot)?)
+}
+
+/// Puts what firmware would leave into guest memory: the machine's description.
+///
+/// # Errors
+/// Guest memory is too small to have the place.
+pub fn describe(memory: &GuestMemory, config: &MachineConfig, model: &Model) -> Result<(), Error> {
+    let machine = acpi::Machine {
+        cpus: config.cpus,
+        pci_window_64: model.pci_window_64,
+    };
+    Ok(firmware::write(memory, &machine)?)
 }
 
 /// Sets up the vCPU of index `index`. The first one is ready to run from `start`; the others wait in KVM
