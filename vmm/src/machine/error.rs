@@ -42,10 +42,6 @@ pub enum Error {
     Pci(#[from] kami_devices::pci::root::Error),
     #[error("cannot make a pci function of a device")]
     VirtioPci(#[from] kami_devices::virtio::pci::Error),
-    #[error("cannot start the thread that sets kvm up")]
-    SetupThread(#[source] io::Error),
-    #[error("kvm gave no virtual machine")]
-    NoVm,
     #[error("cannot start the thread of vcpu {index}")]
     Thread { index: u32, source: io::Error },
     #[error("kvm cannot run vcpu {vcpu}")]

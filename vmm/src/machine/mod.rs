@@ -76,16 +76,16 @@ pub struct Ran {
 }
 
 impl Machine {
-    /// [`Machine::on`] groundwork that begins now.
+    /// [`Machine::on`] groundwork laid now.
     ///
     /// # Errors
-    /// As [`Machine::on`].
+    /// As [`Groundwork::lay`] and [`Machine::on`].
     pub fn new(
         config: &MachineConfig,
         devices: Vec<Box<dyn VirtioDevice>>,
         console: Box<dyn Write + Send>,
     ) -> Result<Self, Error> {
-        Self::on(Groundwork::begin()?, config, devices, console)
+        Self::on(Groundwork::lay()?, config, devices, console)
     }
 
     /// Builds a machine around `devices`, which become PCI functions in that order, with the kernel in its
@@ -106,16 +106,13 @@ impl Machine {
         vcpu::prepare_kicks()?;
         let memory = memory::map(&host::memory_ranges(config.memory_bytes))?;
         let start = host::load(&memory, config)?;
-        let Some(vm) = groundwork.vm() else {
-            // It says why.
-            return Err(groundwork.finish().err().unwrap_or(Error::NoVm));
-        };
+        let Groundwork { vm, abilities } = groundwork;
         memory::add_slots(&vm, &memory)?;
         host::prepare_vm(&vm)?;
         let vcpus = (0..config.cpus)
             .map(|index| create_vcpu(&vm, index))
             .collect::<Result<Vec<_>, _>>()?;
-        let model = host::model(&groundwork.finish()?, &vcpus[0].fd, config)?;
+        let model = host::model(&abilities, &vcpus[0].fd, config)?;
         host::describe(&memory, config, &model)?;
         for vcpu in &vcpus {
             host::configure(&vcpu.fd, vcpu.index, &model, &start)?;

@@ -17,8 +17,6 @@ use super::x86_64::firmware;
 use super::x86_64::layout::{ACPI, IO_APIC_PINS, KVM_TSS, Range, pci_window_64, ram};
 use crate::machine::{Abilities, Error, MachineConfig};
 
-/// Room for more CPUID entries than any KVM lists.
-pub const CPUID_ENTRIES: usize = 256;
 /// The most bytes of an instruction.
 const INSTRUCTION_BYTES: u64 = 15;
 
