@@ -206,6 +206,8 @@ impl RmArgs {
             control::forget(&instance.id.to_string());
             print(&format!("{}\n", instance.id))?;
         }
+        // Whoever removes things wants the space of what a crash left, too.
+        store.sweep()?;
         Ok(Exit::Done)
     }
 }
