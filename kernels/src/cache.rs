@@ -49,7 +49,11 @@ impl Cache {
         match kind::of_head(&head(&file, kind::HEAD_BYTES).map_err(read)?) {
             FileKind::BzImage => self.open_bzimage(file, path),
             FileKind::Elf { .. } => elf::open_elf_file(file, path),
-            kind => Err(Error::unbootable(path, Unbootable::of_kind(kind))),
+            // Looks deeper than the head, for the error's sake.
+            _ => Err(Error::unbootable(
+                path,
+                Unbootable::of_kind(kind::identify(path)?),
+            )),
         }
     }
 

@@ -95,6 +95,11 @@ fn what_is_no_kernel_is_named_in_the_error() {
         refusal(&compress(Compression::Gzip, b"x")),
         not("gzip-compressed data")
     );
+    let ramdisk = compress(Compression::Zstd, CPIO);
+    assert_eq!(
+        refusal(&ramdisk),
+        not("an initial ramdisk (zstd-compressed cpio)")
+    );
     if cfg!(target_arch = "x86_64") {
         let wrong = (
             "a kernel for aarch64, this host is x86_64".to_owned(),
