@@ -184,12 +184,11 @@ impl Acpi {
                 return Err(failure!("the MADT's entry at {at} has {bytes} bytes"));
             }
             match (kind, bytes) {
-                // A processor, if it is enabled.
-                (0, 8..) if madt.u8(at + 4) & 1 != 0 => {
-                    if let Some(place) = self.processors.get_mut(self.processor_count) {
-                        *place = madt.u8(at + 3);
-                        self.processor_count += 1;
-                    }
+                // Processors, if they are enabled: by their local APIC's 8-bit id, or by the longer one.
+                (0, 8..) if madt.u8(at + 4) & 1 != 0 => self.add_processor(madt.u8(at + 3)),
+                (9, 16..) if madt.u8(at + 8) & 1 != 0 => {
+                    let id = u8::try_from(madt.u32(at + 4));
+                    self.add_processor(id.map_err(|_| failure!("a processor needs x2APIC mode"))?);
                 }
                 (1, 12..) if self.io_apic.is_none() => {
                     self.io_apic = Some((u64::from(madt.u32(at + 4)), madt.u32(at + 8)));
@@ -204,6 +203,17 @@ impl Acpi {
             at += bytes;
         }
         Ok(())
+    }
+
+    /// One that both kinds of entry name counts once.
+    fn add_processor(&mut self, id: u8) {
+        if self.processors().contains(&id) {
+            return;
+        }
+        if let Some(place) = self.processors.get_mut(self.processor_count) {
+            *place = id;
+            self.processor_count += 1;
+        }
     }
 
     /// The local APIC ids of the processors.
