@@ -35,7 +35,7 @@ fn failed(error: kvm_ioctls::Error) -> io::Error {
 /// What devices may do with a VM's interrupts.
 #[derive(Debug)]
 pub struct Interrupts {
-    vm: Arc<VmFd>,
+    vm: VmFd,
     /// The messages of the GSIs in use, and the first GSI that no function has. vCPU threads contend
     /// for it when guests program MSI-X tables.
     routes: Mutex<Routes>,
@@ -48,7 +48,7 @@ struct Routes {
 }
 
 impl Interrupts {
-    pub fn new(vm: Arc<VmFd>) -> Arc<Self> {
+    pub fn new(vm: VmFd) -> Arc<Self> {
         Arc::new(Self {
             vm,
             routes: Mutex::new(Routes {

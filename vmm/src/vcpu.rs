@@ -1,6 +1,6 @@
 //! A vCPU: its thread, its exits, and how it is stopped.
 //!
-//! A [`Vcpu`] is set up and not running; [`Vcpu::start`] makes a [`Running`] one of it, on a thread of its own;
+//! A [`Vcpu`] exists in KVM; [`Vcpu::wait`] has it set up on a thread of its own; [`Waiting::start`] lets it run;
 //! [`Running::stop`] ends that. Exits are dispatched to the buses, which are frozen, so that vCPUs share no
 //! lock of this file's (`Documentation/virt/kvm/api.rst`, "KVM_RUN" and "The kvm_run structure").
 //! Not noticed: a guest whose vCPUs all halt for ever with interrupts off; KVM waits with them.
@@ -15,6 +15,7 @@ use std::fmt;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
 
 use kami_devices::GuestMemory;
@@ -23,7 +24,7 @@ use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use crate::arch::host;
+use crate::arch::host::{self, Model, Start};
 use crate::machine::{End, Ending, Error};
 
 /// The address spaces that vCPUs reach devices by.
@@ -34,18 +35,34 @@ pub struct Buses {
     pub ports: Bus,
 }
 
-/// A vCPU that is set up and does not run.
+/// A vCPU that KVM has created.
 #[derive(Debug)]
 pub struct Vcpu {
     pub index: u32,
     pub fd: VcpuFd,
 }
 
-/// A vCPU that runs on its own thread.
+/// A vCPU on its own thread, which sets it up and then waits for [`Waiting::start`]; it goes when this is
+/// dropped instead.
+#[derive(Debug)]
+pub struct Waiting {
+    index: u32,
+    thread: JoinHandle<()>,
+    go: SyncSender<Go>,
+}
+
+/// A vCPU that runs.
 #[derive(Debug)]
 pub struct Running {
     index: u32,
     thread: JoinHandle<()>,
+}
+
+/// What a vCPU needs to run.
+#[derive(Clone, Debug)]
+pub struct Go {
+    pub shared: Arc<Shared>,
+    pub start: Start,
 }
 
 /// What vCPUs share.
@@ -57,17 +74,33 @@ pub struct Shared {
 }
 
 impl Vcpu {
-    /// Runs the vCPU on a thread `vcpuN` until the machine ends.
+    /// Gives the vCPU a thread `vcpuN`, which sets it up as one of `model`, while the rest of the machine is
+    /// still being made. What fails there fails the machine.
     ///
     /// # Errors
-    /// The host gives no thread, or no signal.
-    pub fn start(mut self, shared: Arc<Shared>) -> Result<Running, Error> {
+    /// The host gives no thread.
+    pub fn wait(mut self, model: Arc<Model>, ending: Arc<Ending>) -> Result<Waiting, Error> {
         let index = self.index;
-        let spawned = thread::Builder::new()
+        let (go, gone) = mpsc::sync_channel::<Go>(1);
+        let life = move || {
+            if let Err(error) = host::configure(&self.fd, self.index, &model) {
+                return ending.fail(error);
+            }
+            let Ok(Go { shared, start }) = gone.recv() else {
+                return;
+            };
+            if self.index == 0
+                && let Err(error) = host::enter(&self.fd, &start)
+            {
+                return ending.fail(error);
+            }
+            self.run(&shared);
+        };
+        let thread = thread::Builder::new()
             .name(format!("vcpu{index}"))
-            .spawn(move || self.run(&shared));
-        let thread = spawned.map_err(|source| Error::Thread { index, source })?;
-        Ok(Running { index, thread })
+            .spawn(life)
+            .map_err(|source| Error::Thread { index, source })?;
+        Ok(Waiting { index, thread, go })
     }
 
     fn run(&mut self, shared: &Shared) {
@@ -197,6 +230,18 @@ fn system_event(kind: u32) -> Stop {
         kvm_bindings::KVM_SYSTEM_EVENT_CRASH => End::Panicked,
         _ => End::Reset,
     })
+}
+
+impl Waiting {
+    /// Lets the vCPU run until the machine ends.
+    pub fn start(self, go: Go) -> Running {
+        // One that could not be set up has failed the machine, and hears nothing any more.
+        let _failed = self.go.send(go);
+        Running {
+            index: self.index,
+            thread: self.thread,
+        }
+    }
 }
 
 impl Running {

@@ -13,7 +13,7 @@ mod tap;
 use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use kami_devices::platform::AcpiPower;
 use kami_devices::serial::Serial;
@@ -25,7 +25,7 @@ use kvm_ioctls::VmFd;
 use crate::arch::host;
 use crate::irq::Interrupts;
 use crate::memory;
-use crate::vcpu::{self, Running, Shared, Vcpu};
+use crate::vcpu::{self, Go, Running, Shared, Vcpu, Waiting};
 
 pub use ending::{AFTER_PANIC, End, Ending};
 pub use error::Error;
@@ -50,21 +50,21 @@ pub struct MachineConfig {
 /// A machine that is ready to run.
 #[derive(Debug)]
 pub struct Machine {
-    // Fields drop in this order: what uses the VM before the VM, the VM before its memory.
-    vcpus: Vec<Vcpu>,
+    vcpus: Vec<Waiting>,
     functions: Vec<Arc<VirtioPci>>,
     listener: tap::Listener,
     handle: MachineHandle,
-    shared: Arc<Shared>,
-    _vm: Arc<VmFd>,
+    /// Holds the buses, whose devices hold the VM, and the memory, in this order: unmapping memory that a VM
+    /// still has costs more.
+    go: Go,
 }
 
-/// Reaches a machine from outside, whether or not it still runs.
-#[derive(Clone)]
+/// Reaches a machine from outside, whether or not it still runs. Keeps nothing of it.
+#[derive(Clone, Debug)]
 pub struct MachineHandle {
     ending: Arc<Ending>,
-    console: Arc<Serial>,
-    power: Arc<AcpiPower>,
+    console: Weak<Serial>,
+    power: Weak<AcpiPower>,
 }
 
 /// What is left of a machine that has run.
@@ -104,22 +104,22 @@ impl Machine {
         }
         memory::check_size(config.memory_bytes)?;
         vcpu::prepare_kicks()?;
-        let memory = memory::map(&host::memory_ranges(config.memory_bytes))?;
-        let start = host::load(&memory, config)?;
         let Groundwork { vm, abilities } = groundwork;
+        let memory = memory::map(&host::memory_ranges(config.memory_bytes))?;
         memory::add_slots(&vm, &memory)?;
         host::prepare_vm(&vm)?;
-        let vcpus = (0..config.cpus)
+        let created = (0..config.cpus)
             .map(|index| create_vcpu(&vm, index))
             .collect::<Result<Vec<_>, _>>()?;
-        let model = host::model(&abilities, &vcpus[0].fd, config)?;
-        host::describe(&memory, config, &model)?;
-        for vcpu in &vcpus {
-            host::configure(&vcpu.fd, vcpu.index, &model, &start)?;
-        }
-        let vm = Arc::new(vm);
-        let interrupts = Interrupts::new(vm.clone());
+        let model = Arc::new(host::model(&abilities, &created[0].fd, config)?);
         let ending = Arc::new(Ending::new(AFTER_PANIC));
+        let vcpus = created
+            .into_iter()
+            .map(|vcpu| vcpu.wait(model.clone(), ending.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
+        host::describe(&memory, config, &model)?;
+        let start = host::load(&memory, config)?;
+        let interrupts = Interrupts::new(vm);
         let (tap, listener) = tap::Tap::new(console, ending.clone());
         let fixed = host::attach(
             &interrupts,
@@ -135,15 +135,17 @@ impl Machine {
             listener,
             handle: MachineHandle {
                 ending: ending.clone(),
-                console: fixed.console,
-                power: fixed.power,
+                console: Arc::downgrade(&fixed.console),
+                power: Arc::downgrade(&fixed.power),
             },
-            shared: Arc::new(Shared {
-                buses: fixed.buses,
-                memory,
-                ending,
-            }),
-            _vm: vm,
+            go: Go {
+                shared: Arc::new(Shared {
+                    buses: fixed.buses,
+                    memory,
+                    ending,
+                }),
+                start,
+            },
         })
     }
 
@@ -159,13 +161,8 @@ impl Machine {
     /// As [`Machine::run`], and calls `begun` when the vCPUs are on their way.
     pub fn run_then(self, begun: impl FnOnce()) -> Ran {
         let ending = self.handle.ending;
-        let mut running: Vec<Running> = Vec::with_capacity(self.vcpus.len());
-        for vcpu in self.vcpus {
-            match vcpu.start(self.shared.clone()) {
-                Ok(vcpu) => running.push(vcpu),
-                Err(error) => ending.fail(error),
-            }
-        }
+        let start = |vcpu: Waiting| vcpu.start(self.go.clone());
+        let running: Vec<Running> = self.vcpus.into_iter().map(start).collect();
         begun();
         let end = ending.wait();
         running.into_iter().for_each(Running::stop);
@@ -189,7 +186,9 @@ fn create_vcpu(vm: &VmFd, index: u32) -> Result<Vcpu, Error> {
 impl MachineHandle {
     /// Presses the power button. What follows is up to the guest.
     pub fn power_button(&self) {
-        self.power.press_button();
+        if let Some(power) = self.power.upgrade() {
+            power.press_button();
+        }
     }
 
     /// Ends the machine at once, unless it has ended.
@@ -199,15 +198,9 @@ impl MachineHandle {
 
     /// Types `bytes` at the guest's console; returns how many were taken. See [`Serial::input`].
     pub fn console_input(&self, bytes: &[u8]) -> usize {
-        self.console.input(bytes)
-    }
-}
-
-impl fmt::Debug for MachineHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MachineHandle")
-            .field("ending", &self.ending)
-            .finish_non_exhaustive()
+        self.console
+            .upgrade()
+            .map_or(0, |console| console.input(bytes))
     }
 }
 

@@ -4,6 +4,7 @@ mod cpuid;
 mod devices;
 mod registers;
 
+pub use super::x86_64::boot::Start;
 pub use devices::{Fixed, attach};
 
 use kami_devices::GuestMemory;
@@ -12,7 +13,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::x86_64::acpi;
-use super::x86_64::boot::{self, Boot, Start};
+use super::x86_64::boot::{self, Boot};
 use super::x86_64::firmware;
 use super::x86_64::layout::{ACPI, IO_APIC_PINS, KVM_TSS, Range, pci_window_64, ram};
 use crate::machine::{Abilities, Error, MachineConfig};
@@ -112,12 +113,11 @@ pub fn describe(memory: &GuestMemory, config: &MachineConfig, model: &Model) -> 
     Ok(firmware::write(memory, &machine)?)
 }
 
-/// Sets up the vCPU of index `index`. The first one is ready to run from `start`; the others wait in KVM
-/// for INIT and SIPI, as they do after their creation.
+/// Sets up the vCPU of index `index`: what it is, and what firmware would have left in it.
 ///
 /// # Errors
 /// KVM refuses.
-pub fn configure(vcpu: &VcpuFd, index: u32, model: &Model, start: &Start) -> Result<(), Error> {
+pub fn configure(vcpu: &VcpuFd, index: u32, model: &Model) -> Result<(), Error> {
     let mut entries = model.cpuid.clone();
     cpuid::set_apic_id(&mut entries, index);
     let cpuid = CpuId::from_entries(&entries)
@@ -130,12 +130,15 @@ pub fn configure(vcpu: &VcpuFd, index: u32, model: &Model, start: &Start) -> Res
     let set = vcpu
         .set_msrs(&list)
         .map_err(|source| Error::kvm("set model-specific registers", source))?;
-    if let Some(refused) = msrs.get(set) {
-        return Err(Error::Msr(refused.index));
-    }
-    if index > 0 {
-        return Ok(());
-    }
+    msrs.get(set)
+        .map_or(Ok(()), |refused| Err(Error::Msr(refused.index)))
+}
+
+/// Has the first vCPU begin at `start`. The others wait in KVM for INIT and SIPI, as after their creation.
+///
+/// # Errors
+/// KVM refuses.
+pub fn enter(vcpu: &VcpuFd, start: &Start) -> Result<(), Error> {
     vcpu.set_sregs(&registers::special(start))
         .map_err(|source| Error::kvm("set special registers", source))?;
     vcpu.set_regs(&registers::general(start))
