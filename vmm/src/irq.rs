@@ -209,3 +209,67 @@ impl MsixRoutes for FunctionRoutes {
         self.interrupts.set_route(vector.gsi, message)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::host;
+    use kvm_ioctls::Kvm;
+
+    const MESSAGE: Msi = Msi {
+        address: 0xfee0_0000,
+        data: 0x41,
+    };
+
+    fn interrupts() -> Arc<Interrupts> {
+        let vm = Kvm::new().unwrap().create_vm().unwrap();
+        host::prepare_vm(&vm).unwrap();
+        Interrupts::new(vm)
+    }
+
+    #[test]
+    fn vectors_have_gsis_of_their_own_above_the_io_apics() {
+        let interrupts = interrupts();
+        let functions = [interrupts.function(3), interrupts.function(2)];
+        for (function, vectors) in functions.iter().zip([3, 2]) {
+            for vector in 0..vectors {
+                function.route(vector, Some(MESSAGE)).unwrap();
+            }
+        }
+        let gsis: Vec<u32> = interrupts.lock().messages.keys().copied().collect();
+        assert_eq!(gsis, [24, 25, 26, 27, 28]);
+    }
+
+    #[test]
+    fn vector_that_the_function_has_not_is_refused() {
+        let function = interrupts().function(1);
+        assert!(function.event(1).is_none());
+        let refused = function.route(1, Some(MESSAGE)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn route_comes_goes_and_comes_back_on_the_same_event() {
+        let interrupts = interrupts();
+        let function = interrupts.function(1);
+        let event = std::os::fd::AsRawFd::as_raw_fd(function.event(0).unwrap());
+        for message in [Some(MESSAGE), Some(MESSAGE), None, None, Some(MESSAGE)] {
+            function.route(0, message).unwrap();
+            let routed = interrupts.lock().messages.get(&24).copied();
+            assert_eq!(routed, message);
+        }
+        let after = std::os::fd::AsRawFd::as_raw_fd(function.event(0).unwrap());
+        assert_eq!(event, after);
+    }
+
+    #[test]
+    fn doorbell_is_given_back() {
+        let interrupts = interrupts();
+        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        for _ in 0..2 {
+            interrupts.register(0xc000_1000, &event).unwrap();
+            assert!(interrupts.register(0xc000_1000, &event).is_err());
+            interrupts.unregister(0xc000_1000, &event).unwrap();
+        }
+    }
+}

@@ -5,27 +5,26 @@
 //! lock of this file's (`Documentation/virt/kvm/api.rst`, "KVM_RUN" and "The kvm_run structure").
 //! Not noticed: a guest whose vCPUs all halt for ever with interrupts off; KVM waits with them.
 
-#![expect(
-    unsafe_code,
-    reason = "the kvm_run page is shared with the kernel and, by its signal handler, with the thread itself"
-)]
+#![expect(unsafe_code, reason = "the kvm_run page is shared with the kernel")]
 
-use std::cell::Cell;
+mod kick;
+
 use std::fmt;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
 
 use kami_devices::GuestMemory;
 use kami_devices::bus::Bus;
-use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{Killable, SIGRTMIN};
 
 use crate::arch::host::{self, Model, Start};
 use crate::machine::{End, Ending, Error};
+
+use kick::KickTarget;
+pub use kick::prepare_kicks;
 
 /// The address spaces that vCPUs reach devices by.
 #[derive(Debug)]
@@ -252,49 +251,6 @@ impl Running {
         if self.thread.join().is_err() {
             tracing::error!("the thread of vcpu {} panicked", self.index);
         }
-    }
-}
-
-thread_local! {
-    /// `immediate_exit` of the vCPU that this thread runs.
-    static IMMEDIATE_EXIT: Cell<*const AtomicU8> = const { Cell::new(ptr::null()) };
-}
-
-/// Makes this thread's vCPU reachable for [`kicked`], until it is dropped.
-struct KickTarget;
-
-impl KickTarget {
-    fn new(run: &mut kvm_run) -> Self {
-        IMMEDIATE_EXIT.set(ptr::from_mut(&mut run.immediate_exit).cast::<AtomicU8>());
-        Self
-    }
-}
-
-impl Drop for KickTarget {
-    fn drop(&mut self) {
-        IMMEDIATE_EXIT.set(ptr::null());
-    }
-}
-
-/// Lets [`Running::stop`] interrupt vCPU threads. Once per process, before the first one starts.
-///
-/// # Errors
-/// The host refuses the signal handler.
-pub fn prepare_kicks() -> Result<(), Error> {
-    register_signal_handler(SIGRTMIN(), kicked).map_err(|source| Error::Kvm {
-        what: "handle the signal that stops vcpus",
-        source,
-    })
-}
-
-/// Runs on the vCPU's own thread. If that is on its way into the guest, the flag makes KVM_RUN return at
-/// once; if it is in there, the signal itself did.
-extern "C" fn kicked(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    let target = IMMEDIATE_EXIT.get();
-    // SAFETY: null, or set by this thread's `KickTarget` to a byte of the kvm_run page, which outlives it;
-    // a byte that the kernel reads too is accessed atomically.
-    if let Some(immediate_exit) = unsafe { target.as_ref() } {
-        immediate_exit.store(1, Ordering::Relaxed);
     }
 }
 
