@@ -26,7 +26,7 @@ pub enum Exit {
     KvmError,
     /// `--timeout` passed.
     TimedOut,
-    /// A signal ended an import or a registration, which was undone.
+    /// A signal ended an import, a registration or a launch, which was undone.
     Interrupted,
     /// The guest was ended by force: a stop whose grace time passed, or the menu's quit.
     Killed,
@@ -83,7 +83,7 @@ impl Exit {
             Self::TripleFault => "the guest ended by a triple fault",
             Self::KvmError => "KVM could not go on with the guest",
             Self::TimedOut => "the time of --timeout passed",
-            Self::Interrupted => "an import was interrupted and undone",
+            Self::Interrupted => "an import or a launch was interrupted and undone",
             Self::Killed => "the guest was ended by force",
         }
     }

@@ -50,6 +50,7 @@ impl Error {
                 Exit::BadInput
             }
             Self::Launch(launch::Error::Machine(error)) => of_machine(error),
+            Self::Launch(launch::Error::Interrupted) => Exit::Interrupted,
             Self::BackgroundStdio => Exit::Usage,
             Self::Launch(_) | Self::Background(_) | Self::Instance(_) | Self::Output(_) => {
                 Exit::Failed

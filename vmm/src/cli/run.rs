@@ -123,8 +123,7 @@ impl Args {
         if self.background {
             background::leave_session()?;
         }
-        let store = Store::open(&Store::default_home())?;
-        Ok(launch::launch(&store, self.into_request())?)
+        Ok(launch::launch(&Store::default_home(), self.into_request())?)
     }
 
     fn into_request(self) -> Request {

@@ -58,7 +58,7 @@ fn launch_guest() -> Result<(Exit, String), Box<dyn StdError>> {
     let image = register(&store, folder.path())?;
     let kernel = folder.path().join("test-guest.elf");
     fs::write(&kernel, guest::TEST_GUEST)?;
-    let exit = launch(&store, request(image, kernel.clone()))?;
+    let exit = launch(&home, request(image, kernel.clone()))?;
     let mut report = Vec::new();
     for instance in store.instances()? {
         Reader::open(&store.instance_folder(&instance.id))?.copy(&mut report)?;

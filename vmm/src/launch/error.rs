@@ -35,6 +35,9 @@ pub enum Error {
         action: &'static str,
         source: io::Error,
     },
+    /// A signal came before there was a guest.
+    #[error("interrupted")]
+    Interrupted,
     /// The machine could not be built, or KVM could not go on with it.
     #[error(transparent)]
     Machine(#[from] machine::Error),

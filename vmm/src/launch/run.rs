@@ -14,7 +14,7 @@ use kami_image::store::{
 use kami_image::volume::{OVERLAY, Place, Volume};
 
 use super::plan::Plan;
-use super::{DEFAULT_COMMAND_LINE, Error, background, root};
+use super::{Ahead, DEFAULT_COMMAND_LINE, Error, background, root};
 use crate::cli::chain;
 use crate::console::Inbox;
 use crate::exit::Exit;
@@ -85,7 +85,7 @@ impl<'a> Materialised<'a> {
     ///
     /// # Errors
     /// The host or its KVM cannot; the instance is removed.
-    pub fn assemble(self, signals: Signals) -> Result<Assembled<'a>, Error> {
+    pub fn assemble(self, signals: Signals, groundwork: Ahead) -> Result<Assembled<'a>, Error> {
         let Self {
             instance,
             launched,
@@ -107,7 +107,8 @@ impl<'a> Materialised<'a> {
             .map_err(Error::io("keep a volume open"))?;
         let inbox = Inbox::new().map_err(Error::io("make the console's inbox"))?;
         let console = Box::new(inbox.writer());
-        let machine = Machine::new(&config, devices(volumes, plan.cpus), console)?;
+        let devices = devices(volumes, plan.cpus);
+        let machine = Machine::on(groundwork.finish()?, &config, devices, console)?;
         Ok(Assembled {
             machine,
             config,
