@@ -21,6 +21,9 @@ pub struct Server {
     listener: UnixListener,
     path: PathBuf,
     peers: Vec<Peer>,
+    /// Taking a client failed, as without free file descriptors: none is taken until one leaves. `kami stop`
+    /// uses signals then.
+    is_exhausted: bool,
 }
 
 #[derive(Debug)]
@@ -46,27 +49,40 @@ impl Server {
             listener,
             path,
             peers: Vec::new(),
+            is_exhausted: false,
         })
     }
 
     /// What to poll for input: the clients, and the listener while there is room for one more.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let listener = (self.peers.len() < PEERS).then_some(self.listener.as_fd());
+        let has_room = self.peers.len() < PEERS && !self.is_exhausted;
+        let listener = has_room.then_some(self.listener.as_fd());
         let peers = self.peers.iter().map(|peer| peer.stream.as_fd());
         listener.into_iter().chain(peers)
     }
 
     /// Takes new clients and answers every request that has arrived.
     pub fn serve(&mut self, mut answer: impl FnMut(Request) -> Response) {
-        while self.peers.len() < PEERS
-            && let Ok((stream, _)) = self.listener.accept()
-        {
-            if stream.set_nonblocking(true).is_ok() {
-                let line = Vec::new();
-                self.peers.push(Peer { stream, line });
+        while self.peers.len() < PEERS && !self.is_exhausted {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.add(stream),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                // accept(2): the client has gone away meanwhile.
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => self.is_exhausted = true,
             }
         }
+        let before = self.peers.len();
         self.peers.retain_mut(|peer| peer.serve(&mut answer));
+        self.is_exhausted &= self.peers.len() == before;
+    }
+
+    fn add(&mut self, stream: UnixStream) {
+        if stream.set_nonblocking(true).is_ok() {
+            let line = Vec::new();
+            self.peers.push(Peer { stream, line });
+        }
     }
 }
 

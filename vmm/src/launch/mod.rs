@@ -5,6 +5,7 @@
 //! until the guest ends. Each step returns what the next one consumes.
 
 pub mod background;
+pub mod command_line;
 mod error;
 mod plan;
 mod root;
@@ -22,10 +23,6 @@ pub use error::Error;
 use crate::exit::Exit;
 use crate::machine::{self, Groundwork};
 use crate::signals::{Signal, Signals};
-
-/// The kernel's command line, before the root device and `--append`. `rw` and `rootwait` let a kernel
-/// without a ramdisk find and mount its root as one with a ramdisk does.
-pub const DEFAULT_COMMAND_LINE: &str = "console=ttyS0 rw rootwait";
 
 /// What `kami run` was asked for.
 #[derive(Debug)]

@@ -11,10 +11,10 @@ use kami_image::id::InstanceId;
 use kami_image::store::{
     InstanceLock, InstanceState, InstanceUpdate, Launched, LaunchedVolume, NewInstance, Store,
 };
-use kami_image::volume::{OVERLAY, Place, Volume};
+use kami_image::volume::OVERLAY;
 
 use super::plan::Plan;
-use super::{Ahead, DEFAULT_COMMAND_LINE, Error, background, root};
+use super::{Ahead, Error, background, command_line};
 use crate::cli::chain;
 use crate::console::Inbox;
 use crate::exit::Exit;
@@ -97,7 +97,7 @@ impl<'a> Materialised<'a> {
             memory_bytes: plan.memory_bytes,
             kernel: plan.kernel,
             initrd: plan.initrd,
-            cmdline: command_line(&mut volumes, &plan.append)?,
+            cmdline: command_line::of(&mut volumes, &plan.append)?,
         };
         let overlays = volumes
             .iter()
@@ -168,7 +168,11 @@ impl Assembled<'_> {
         if !is_stillborn && remove {
             instance.remove();
         }
-        Ok(exit_of(end?))
+        let exit = exit_of(end?);
+        if exit != Exit::Done {
+            eprintln!("kami: {}: {}", instance.id, exit.meaning());
+        }
+        Ok(exit)
     }
 }
 
@@ -289,41 +293,4 @@ fn devices(volumes: Vec<LaunchedVolume>, cpus: u32) -> Vec<Box<dyn VirtioDevice>
     }
     devices.push(Box::new(Rng::new()));
     devices
-}
-
-/// The kernel's command line: the default, the root device as the root disk's first sectors tell, and
-/// what the user appends.
-fn command_line(volumes: &mut [LaunchedVolume], append: &str) -> Result<String, Error> {
-    let mut line = DEFAULT_COMMAND_LINE.to_owned();
-    if let Some(root) = volumes.first_mut() {
-        let mut head = [0; root::HEAD_BYTES];
-        read_head(&mut root.volume, &mut head)?;
-        line.push_str(" root=");
-        line.push_str(root::device(&head));
-    }
-    if !append.is_empty() {
-        line.push(' ');
-        line.push_str(append);
-    }
-    Ok(line)
-}
-
-/// Reads the volume's first bytes into `head`, as many as there are.
-fn read_head(volume: &mut Volume, head: &mut [u8]) -> Result<(), Error> {
-    let len = volume.size_bytes().min(head.len() as u64);
-    let mut extents = Vec::new();
-    volume.map_read(0, len, &mut extents).map_err(Error::Root)?;
-    let mut rest = head;
-    for extent in extents {
-        let len = usize::try_from(extent.len)
-            .unwrap_or(rest.len())
-            .min(rest.len());
-        let (part, later) = rest.split_at_mut(len);
-        if let Place::File { file, offset } = extent.place {
-            let read = rustix::io::pread(volume.file(file), &mut *part, offset);
-            read.map_err(|error| Error::io("read the root disk")(error.into()))?;
-        }
-        rest = later;
-    }
-    Ok(())
 }
