@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::process::Command;
-
 use common::{Lab, Outcome, finish, manifest};
 use kami_kernels::{Entry, guest};
 use kami_vmm::doctor::checks::Virtualization;
