@@ -167,9 +167,9 @@ fn in_namespace(lab: &Lab, setup: &str, mode: &str) -> Outcome {
     let script = format!("{setup}\nexec \"$@\"");
     let mut command = lab.command("unshare");
     if !rustix::process::geteuid().is_root() {
-        command.arg("--map-root-user");
+        command.arg("-r");
     }
-    command.args(["--mount", "sh", "-ec", &script, "sh", common::KAMI]);
+    command.args(["-m", "sh", "-ec", &script, "sh", common::KAMI]);
     finish(command.args(lab.guest_args(mode, &[])).spawn().unwrap())
 }
 
@@ -194,9 +194,9 @@ fn doctor_explains_a_host_without_kvm() {
     let script = "mount -t tmpfs none /dev; exec \"$@\"";
     let mut command = lab.command("unshare");
     if !rustix::process::geteuid().is_root() {
-        command.arg("--map-root-user");
+        command.arg("-r");
     }
-    command.args(["--mount", "sh", "-ec", script, "sh", common::KAMI, "doctor"]);
+    command.args(["-m", "sh", "-ec", script, "sh", common::KAMI, "doctor"]);
     let outcome = finish(command.spawn().unwrap());
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
     assert!(outcome.out.contains("missing  kvm device"), "{outcome:?}");

@@ -74,9 +74,9 @@ fn full_disk_undoes_an_import() {
         cd \"$KAMI_HOME\"; find . -mindepth 2; exit $status";
     let mut command = lab.command("unshare");
     if !rustix::process::geteuid().is_root() {
-        command.arg("--map-root-user");
+        command.arg("-r");
     }
-    command.args(["--mount", "sh", "-ec", script, "sh", common::KAMI]);
+    command.args(["-m", "sh", "-ec", script, "sh", common::KAMI]);
     let outcome = finish(
         command
             .args(["image", "import", &disk, "--name", "full"])

@@ -57,7 +57,7 @@ impl Terminal {
     fn run(&self, lab: &Lab, mode: &str, more: &[&str]) -> Child {
         let side = || Stdio::from(self.side.try_clone().unwrap());
         lab.command("setsid")
-            .args(["--ctty", "--wait", common::KAMI])
+            .args(["-c", common::KAMI])
             .args(lab.guest_args(mode, more))
             .stdin(side())
             .stdout(side())
