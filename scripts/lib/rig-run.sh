@@ -55,7 +55,7 @@ START
 
 # rig_boot: boots the host, passes its output on, and sets status, and reason when it was not the command that ended it.
 rig_boot() {
-    local arguments=() item reader beat=$SECONDS size=0 started=$SECONDS
+    local arguments=() item reader ended beat=$SECONDS size=0 started=$SECONDS
     reason=''
     : >"$work/status"
     [ -p "$work/output" ] || mkfifo "$work/output"
@@ -65,7 +65,7 @@ rig_boot() {
     [ -z "$out" ] || mkdir -p "$out"
     [ -z "$out" ] || arguments+=(-virtfs "local,path=$out,mount_tag=out,security_model=none")
     qemu-system-x86_64 -accel tcg,thread=multi -cpu max,+svm,+npt,-la57 -M q35 -smp "$cpus" -m "$memory" \
-        -nodefaults -display none -no-reboot -serial "file:$work/console" \
+        -d cpu_reset -D "$work/resets" -nodefaults -display none -no-reboot -serial "file:$work/console" \
         -kernel "$rig_dir/vmlinux" -initrd "$rig_dir/initramfs" \
         -append 'console=ttyS0 quiet loglevel=2 panic=-1 mitigations=off nokaslr audit=0 nowatchdog cryptomgr.notests' \
         -drive "file=$work/disk,format=raw,if=virtio,cache=unsafe" "${arguments[@]}" \
@@ -88,7 +88,7 @@ rig_boot() {
         sleep 0.2
     done
     kill "$qemu" 2>/dev/null || true
-    wait "$qemu" 2>/dev/null || true
+    wait "$qemu" 2>/dev/null && ended=0 || ended=$?
     wait "$reader"
     status=$(sed -n 's/^exit=//p' "$work/status")
     if [ -n "$status" ]; then
@@ -96,6 +96,6 @@ rig_boot() {
     elif [ "$reason" = time-limit ]; then
         status=124
     else
-        status=125 reason=${reason:-crashed}
+        status=125 reason=${reason:-crashed-$ended}
     fi
 }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Boots an image of Debian twice and looks at it from inside and from outside. Run by scripts/test in the emulated host
 # (or on a machine whose KVM is hardware) for every kernel that is to be supported. Plain POSIX sh.
-# Usage: debian.sh CONSOLE-LIBRARY IMAGE; wants KAMI_HOME, and kami in PATH. Prints `ok: …` or `FAILED: …` for each check.
+# Usage: debian.sh CONSOLE-LIBRARY IMAGE; wants KAMI_HOME, and kami in PATH. Prints `ok: …` or `FAILED: …` for each check, no two alike.
 # shellcheck disable=SC2016,SC2317 # what is quoted expands in the guest; check calls the functions
 set -u
 # shellcheck source=../../scripts/lib/console.sh
@@ -53,7 +53,7 @@ check "the guest writes to both ephemeral disks" guest \
     'for disk in /dev/vdb /dev/vdc; do dd if=/root/noise of=$disk bs=1M oflag=direct status=none && cmp -n 8388608 /root/noise $disk || exit 1; done'
 check "the writes are in the overlays" test "$(overlay_kib)" -ge $((before + 3 * 8192))
 check "it shows in kami ps as running" sh -c "kami ps | grep -w first | grep -w running"
-check "the power button powers it off, with status 0" stop first
+check "the power button ends the first launch, with status 0" stop first
 check "it shows in kami ps -a as stopped" sh -c "kami ps -a | grep -w first | grep -w stopped"
 check "its console is in kami logs" sh -c "kami logs first | grep -q 'login: '"
 
@@ -66,7 +66,7 @@ console_forget
 console_type 'systemctl reboot'
 check "it reboots in the same process" console_login "$boot_seconds"
 check "with the disks as they were" guest 'test "$(cat /root/mark)" = second && test "$(head -c 6 /dev/vdb)" = second'
-check "the power button powers it off, with status 0" stop second
+check "the power button ends the second launch, with status 0" stop second
 check "kami rm removes both" kami rm first second
 check "no volume is left" test "$(overlay_kib)" = 0
 rm -rf "$work"
