@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::{Lab, SNAPSHOT, manifest};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+
+use common::{Lab, SNAPSHOT, finish, manifest};
 
 /// Registers a manifest with a sound snapshot and returns what came of it, once nothing is left.
 fn register(text: &str) -> common::Outcome {
@@ -105,6 +108,26 @@ fn files_that_are_not_there_are_named() {
     let snapshot = format!("{SNAPSHOT}=/nowhere/root.raw");
     lab.kami(&["image", "register", &file, "--snapshot", &snapshot])
         .refused(3, &["/nowhere/root.raw"]);
+    assert!(lab.left().is_empty(), "{:?}", lab.left());
+}
+
+#[test]
+fn disk_that_may_not_be_read_is_named() {
+    let lab = Lab::new();
+    let disk = lab.file("root.raw", vec![1; 1 << 20]);
+    fs::set_permissions(&disk, Permissions::from_mode(0)).unwrap();
+    let mut command = lab.command(if rustix::process::geteuid().is_root() {
+        // Root may read everything, but not in a user namespace that does not know the owner.
+        chown(&disk, Some(1), Some(1)).unwrap();
+        "unshare"
+    } else {
+        "env"
+    });
+    if rustix::process::geteuid().is_root() {
+        command.args(["-U", "-r"]);
+    }
+    command.args([common::KAMI, "image", "import", &disk, "--name", "abc"]);
+    finish(command.spawn().unwrap()).refused(3, &["root.raw", "Permission denied"]);
     assert!(lab.left().is_empty(), "{:?}", lab.left());
 }
 
