@@ -17,7 +17,7 @@ native_tests() { (cd "$top" && cargo test --workspace --locked --no-fail-fast); 
 # The same test programs, linked statically, one boot of the emulated host for all of them. They, the fixtures beside
 # the sources and the programs they start lie there at the same absolute paths.
 rig_tests() {
-    local program programs=() files=() package
+    local program programs=() files=() package library
     mapfile -t programs < <(cd "$top" && RUSTFLAGS='-C target-feature=+crt-static' \
         cargo test --workspace --locked --no-run --target "$triple" 2>&1 | tee "$logs/rig-build" | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
     [ ${#programs[@]} -gt 0 ] || { cat "$logs/rig-build" && return 1; }
@@ -25,6 +25,11 @@ rig_tests() {
     for package in image devices kernels vmm tests scripts; do files+=(--file "$top/$package"); done
     for program in "$target/$triple/debug"/kami*; do
         [ ! -x "$program" ] || [ -d "$program" ] || files+=(--file "$program")
+    done
+    # The tests' reference for disk formats is no static program.
+    for program in qemu-img qemu-io; do
+        files+=(--file "$(command -v "$program"):/bin/$program")
+        while read -r library; do files+=(--file "$library"); done < <(ldd "$(command -v "$program")" | grep -o '/[^ ]*')
     done
     # shellcheck disable=SC2016 # expands in the emulated host
     "$top/scripts/rig" --timeout 1800 --memory 8G "${files[@]}" sh -c 'failed=0
