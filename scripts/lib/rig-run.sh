@@ -82,7 +82,7 @@ rig_boot() {
             size=$(stat -c %s "$work/status")
             beat=$SECONDS
         fi
-        if [ $((SECONDS - beat)) -gt 90 ]; then reason=hung; fi
+        if [ $((SECONDS - beat)) -gt 45 ]; then reason=hung; fi
         if [ $((SECONDS - started)) -ge "$limit" ]; then reason=time-limit; fi
         [ -z "$reason" ] || break
         sleep 0.2
