@@ -8,27 +8,51 @@ use crate::lock::lock;
 const WINDOW: Duration = Duration::from_secs(10);
 const MESSAGES: u32 = 10;
 
-/// Ten messages in ten seconds; a `static` beside the place that logs.
-pub(crate) struct RateLimit(Mutex<Option<(Instant, u32)>>);
+/// Ten messages in ten seconds, the rest only counted: a `static` beside the place that logs, or a
+/// member of what does.
+#[derive(Debug)]
+pub(crate) struct RateLimit(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    /// When the window began; none before the first message.
+    start: Option<Instant>,
+    messages: u32,
+    suppressed: u64,
+}
 
 impl RateLimit {
     pub const fn new() -> Self {
-        Self(Mutex::new(None))
+        Self(Mutex::new(State {
+            start: None,
+            messages: 0,
+            suppressed: 0,
+        }))
     }
 
     /// Whether another message may be logged now.
     pub fn allows(&self) -> bool {
-        self.allows_at(Instant::now())
+        self.admit().is_some()
     }
 
-    fn allows_at(&self, now: Instant) -> bool {
+    /// Whether another message may be logged now; if so, how many were not since the last one.
+    pub fn admit(&self) -> Option<u64> {
+        self.admit_at(Instant::now())
+    }
+
+    fn admit_at(&self, now: Instant) -> Option<u64> {
         let mut state = lock(&self.0);
-        let (start, used) = match *state {
-            Some((start, used)) if now.saturating_duration_since(start) < WINDOW => (start, used),
-            _ => (now, 0),
-        };
-        *state = Some((start, used.saturating_add(1)));
-        used < MESSAGES
+        let is_over = |start| now.saturating_duration_since(start) >= WINDOW;
+        if state.start.is_none_or(is_over) {
+            state.start = Some(now);
+            state.messages = 0;
+        }
+        if state.messages == MESSAGES {
+            state.suppressed += 1;
+            return None;
+        }
+        state.messages += 1;
+        Some(std::mem::take(&mut state.suppressed))
     }
 }
 
@@ -37,14 +61,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ten_messages_pass_in_each_window() {
+    fn ten_messages_pass_in_each_window_and_the_rest_is_told_in_the_next() {
         let limit = RateLimit::new();
         let start = Instant::now();
+        let mut told = 0;
         for window in 0..3 {
             let now = start + window * WINDOW;
-            let passed = (0..50).filter(|_| limit.allows_at(now)).count();
-            assert_eq!(passed, 10);
-            assert!(!limit.allows_at(now + WINDOW - Duration::from_nanos(1)));
+            let passed: Vec<u64> = (0..50).filter_map(|_| limit.admit_at(now)).collect();
+            assert_eq!(passed.len(), 10);
+            assert_eq!((passed[0], passed[1..].iter().sum()), (told, 0));
+            assert_eq!(limit.admit_at(now + WINDOW - Duration::from_nanos(1)), None);
+            told = 41;
         }
     }
 }

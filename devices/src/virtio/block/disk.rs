@@ -1,15 +1,13 @@
 //! What all requests of a device share: the volume, guest memory, and what the host turned out to
 //! lack.
 
-use std::time::Instant;
-
 use kami_image::volume::{Extent, Volume, WritePlan};
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _, GuestMemoryError, Permissions};
 
-use super::rate_limit::RateLimit;
 use super::request::Buffer;
 use super::steps::Zeroing;
 use crate::GuestMemory;
+use crate::rate::RateLimit;
 
 /// `VIRTIO_BLK_ID_BYTES`
 pub(super) const SERIAL_BYTES: usize = 20;
@@ -52,7 +50,7 @@ impl Disk {
             extents: Vec::new(),
             can_punch: true,
             can_zero: true,
-            log: RateLimit::new(Instant::now()),
+            log: RateLimit::new(),
         }
     }
 
@@ -79,7 +77,7 @@ impl Disk {
 
     /// Tells the operator of a failure, unless that was done often enough lately.
     pub fn warn(&mut self, failure: &str, error: &(dyn std::error::Error + 'static)) {
-        if let Some(suppressed) = self.log.admit(Instant::now()) {
+        if let Some(suppressed) = self.log.admit() {
             let serial = String::from_utf8_lossy(&self.serial);
             let serial = serial.trim_end_matches('\0');
             tracing::warn!(serial, suppressed, error, "block device: {failure}");

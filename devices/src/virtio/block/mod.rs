@@ -10,7 +10,6 @@ mod config;
 mod disk;
 mod engine;
 mod flush;
-pub(crate) mod rate_limit;
 mod request;
 mod ring;
 mod steps;
