@@ -115,7 +115,7 @@ fn files_that_are_not_there_are_named() {
 fn disk_that_may_not_be_read_is_named() {
     let lab = Lab::new();
     let disk = lab.file("root.raw", vec![1; 1 << 20]);
-    fs::set_permissions(&disk, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&disk, Permissions::from_mode(0o000)).unwrap();
     let mut command = lab.command(if rustix::process::geteuid().is_root() {
         // Root may read everything, but not in a user namespace that does not know the owner.
         chown(&disk, Some(1), Some(1)).unwrap();
