@@ -90,7 +90,7 @@ pub(crate) fn machine_of(head: &[u8]) -> Option<String> {
     };
     let name = match elf::Machine(number) {
         elf::EM_X86_64 => "x86_64",
-        elf::EM_AARCH64 => "aarch64",
+        elf::EM_AARCH64 => "arm64",
         elf::EM_386 => "i386",
         elf::EM_ARM => "arm",
         elf::EM_RISCV => "riscv",

@@ -102,7 +102,7 @@ fn pe_machine(head: &[u8]) -> Option<String> {
     Some(match bzimage::read_u16(header, 4)? {
         0x014c => "i386".to_owned(),
         0x8664 => "x86_64".to_owned(),
-        0xaa64 => "aarch64".to_owned(),
+        0xaa64 => "arm64".to_owned(),
         0x01c2 => "arm".to_owned(),
         0x5064 => "riscv64".to_owned(),
         0x6264 => "loongarch64".to_owned(),

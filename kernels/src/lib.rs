@@ -97,12 +97,18 @@ pub enum Entry {
     Pvh(u64),
     /// 64-bit mode, identity-mapped, `rsi` = `boot_params` (Linux `boot.rst` "64-bit Boot Protocol").
     Linux64(u64),
+    /// 32-bit protected mode, paging off, `esi` = `boot_params` (Linux `boot.rst` "32-bit Boot Protocol").
+    Linux32(u64),
+    /// MMU off, `x0` = the devicetree (Linux `arm64/booting.rst`). This address and those of the segments count
+    /// from a base that the machine chooses: any multiple of 2 MiB, best the start of RAM.
+    Arm64(u64),
 }
 
-/// The machines that this project has hosts for.
+/// The machines whose kernels are known here. Displayed in Amazon EC2's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     X86_64,
+    I386,
     Aarch64,
 }
 
@@ -112,13 +118,20 @@ impl Architecture {
         b"aarch64" => Self::Aarch64,
         _ => Self::X86_64,
     };
+
+    /// Whether `host` runs kernels for this machine.
+    #[must_use]
+    pub fn runs_on(self, host: Self) -> bool {
+        self == host || (self, host) == (Self::I386, Self::X86_64)
+    }
 }
 
 impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::X86_64 => "x86_64",
-            Self::Aarch64 => "aarch64",
+            Self::I386 => "i386",
+            Self::Aarch64 => "arm64",
         })
     }
 }

@@ -153,7 +153,7 @@ fn kernel_that_does_not_boot_is_named_as_given_and_a_failed_unpacking_leaves_not
     match fixture.cache.open(&fixture.kernel) {
         Err(Error::Unbootable { path, source }) => {
             assert_eq!(path, fixture.kernel);
-            assert!(source.to_string().contains("for aarch64"), "{source}");
+            assert!(source.to_string().contains("for arm64"), "{source}");
         }
         other => panic!("{other:?}"),
     }

@@ -89,7 +89,7 @@ fn headers_far_into_the_file_are_read() {
 #[test]
 fn other_machines_are_named() {
     for (machine, class, name) in [
-        (183, 2, "aarch64"),
+        (183, 2, "arm64"),
         (3, 1, "i386"),
         (243, 2, "riscv"),
         (999, 2, "ELF machine 999"),

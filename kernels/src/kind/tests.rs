@@ -41,7 +41,7 @@ fn kernels_are_recognised() {
     assert_eq!(kind(&arm64_image()), FileKind::Arm64Image);
     let mut zboot = pe(0xaa64);
     zboot[4..8].copy_from_slice(b"zimg");
-    let machine = "aarch64".to_owned();
+    let machine = "arm64".to_owned();
     assert_eq!(kind(&zboot), FileKind::EfiZboot { machine });
 }
 
@@ -101,10 +101,7 @@ fn what_is_no_kernel_is_named_in_the_error() {
         not("an initial ramdisk (zstd-compressed cpio)")
     );
     if cfg!(target_arch = "x86_64") {
-        let wrong = (
-            "a kernel for aarch64, this host is x86_64".to_owned(),
-            false,
-        );
+        let wrong = ("a kernel for arm64, this host is x86_64".to_owned(), false);
         assert_eq!(refusal(&arm64_image()), wrong);
         assert_eq!(refusal(&pe(0xaa64)), wrong);
         assert_eq!(refusal(&pe(0x8664)), not("an EFI (PE) program for x86_64"));

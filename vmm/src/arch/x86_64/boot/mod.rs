@@ -13,7 +13,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use kami_devices::GuestMemory;
-use kami_kernels::{Entry, Kernel, Segment};
+use kami_kernels::{Architecture, Entry, Kernel, Segment};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::layout::{CMDLINE, KIB, MIB, PAGE_BYTES, Range, kernel_ram};
@@ -35,6 +35,11 @@ pub enum Error {
         path: PathBuf,
         segment: Segment,
         ram: Range,
+    },
+    #[error("kernel {}: it starts as one for {} does, which a machine of this host cannot", .path.display(), .architecture)]
+    Entry {
+        path: PathBuf,
+        architecture: Architecture,
     },
     #[error("cannot open initrd {}", .path.display())]
     OpenInitrd { path: PathBuf, source: io::Error },
@@ -126,6 +131,10 @@ pub fn load(memory: &GuestMemory, boot: &Boot<'_>) -> Result<Start, Error> {
                 parameters: super::layout::ZERO_PAGE.start,
             })
         }
+        Entry::Linux32(_) | Entry::Arm64(_) => Err(Error::Entry {
+            path: boot.kernel.path.clone(),
+            architecture: boot.kernel.architecture,
+        }),
     }
 }
 
