@@ -3,6 +3,7 @@
 //! Follows the habits of docker and podman. Each file holds one family of commands: its arguments
 //! and what it does with them.
 
+mod completion;
 mod error;
 mod image;
 mod instances;
@@ -52,6 +53,8 @@ enum Command {
     Rm(instances::RmArgs),
     /// Check this host, and boot a built-in test guest on it
     Doctor,
+    /// Print the completions for a shell
+    Completion(completion::Args),
 }
 
 impl Cli {
@@ -68,6 +71,7 @@ impl Cli {
             Command::Logs(args) => args.run(),
             Command::Stop(args) => args.run(),
             Command::Rm(args) => args.run(),
+            Command::Completion(args) => args.run(),
             Command::Doctor => {
                 let print = &mut |text: &str| drop(output::print(text));
                 Ok(crate::doctor::run(&Store::default_home(), print))

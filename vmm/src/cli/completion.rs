@@ -1,0 +1,107 @@
+//! `kami completion`: what a shell needs to complete kami's command lines.
+//!
+//! Commands, options, files and the values that an option's definition names. Left out on purpose: the ids and
+//! names in the store, for which a shell would have to run kami at every press of a key.
+
+use clap::{Command, CommandFactory};
+use clap_complete::generate;
+use clap_complete::shells::{Bash, Fish, Zsh};
+
+use super::output::print;
+use super::{Cli, Error};
+use crate::exit::Exit;
+
+const AFTER_LONG_HELP: &str = "\
+Where shells look for it, for one user:
+  bash  ~/.local/share/bash-completion/completions/kami
+  fish  ~/.config/fish/completions/kami.fish
+  zsh   a file named _kami in a folder of $fpath";
+
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_LONG_HELP)]
+pub struct Args {
+    /// The shell
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Shell {
+    Bash,
+    Fish,
+    Zsh,
+}
+
+impl Args {
+    pub fn run(self) -> Result<Exit, Error> {
+        print(&script(self.shell))?;
+        Ok(Exit::Done)
+    }
+}
+
+/// The completions in the language of `shell`.
+fn script(shell: Shell) -> String {
+    let mut command = Cli::command().mut_subcommand("run", visible);
+    let mut script = Vec::new();
+    match shell {
+        Shell::Bash => generate(Bash, &mut command, "kami", &mut script),
+        Shell::Fish => generate(Fish, &mut command, "kami", &mut script),
+        Shell::Zsh => generate(Zsh, &mut command, "kami", &mut script),
+    }
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// `run` without what only kami itself says to it: the generators would offer hidden options too.
+fn visible(run: Command) -> Command {
+    let shown = run
+        .get_arguments()
+        .filter(|argument| !argument.is_hide_set());
+    let visible = Command::new("run").args(shown);
+    visible.about(run.get_about().cloned().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum;
+
+    use super::*;
+
+    fn walk(command: &Command, visit: &mut dyn FnMut(&Command)) {
+        visit(command);
+        command.get_subcommands().for_each(|sub| walk(sub, visit));
+    }
+
+    /// Whether the script has the option as a whole word: fish writes `-l memory`, the others `--memory`.
+    fn offers(script: &str, option: &str) -> bool {
+        let goes_on = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        ["--", "-l "].iter().any(|dash| {
+            let word = format!("{dash}{option}");
+            let mut found = script.match_indices(&word);
+            found.any(|(at, word)| !script[at + word.len()..].starts_with(goes_on))
+        })
+    }
+
+    #[test]
+    fn every_visible_option_and_no_hidden_one_is_completed() {
+        for &shell in Shell::value_variants() {
+            let script = script(shell);
+            walk(&Cli::command(), &mut |command| {
+                assert!(script.contains(command.get_name()), "{shell:?}");
+                for argument in command.get_arguments() {
+                    let Some(option) = argument.get_long() else {
+                        continue;
+                    };
+                    let is_wanted = !argument.is_hide_set();
+                    assert_eq!(offers(&script, option), is_wanted, "{shell:?}: {option}");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn values_that_an_option_names_are_completed() {
+        for &shell in Shell::value_variants() {
+            assert!(script(shell).contains("table"), "{shell:?}");
+        }
+    }
+}
