@@ -12,39 +12,45 @@ debian_sources() {
         'Identifier: Packages' 'Origin: Debian' 2>/dev/null | grep -E " $suite(-updates|-security)? main\$" || true
 }
 
-# debian_view: makes the view when it is missing or older than a day, without network when it is not.
+# debian_view: makes the view, of amd64 and arm64 packages, when it is missing or older than a day, without network when it is not.
+# arm64 never becomes an architecture of the host's own dpkg.
 debian_view() {
+    local architectures=amd64,arm64 sources=()
     view=$target/debian/apt
-    if [ -e "$view.stamp" ] && [ -z "$(find "$view.stamp" -mmin +1440)" ]; then return 0; fi
+    [ "$(cat "$view.stamp" 2>/dev/null)" != "$architectures" ] || [ -n "$(find "$view.stamp" -mmin +1440)" ] || return 0
     need mmdebstrap
     [ -e "$keyring" ] || need debian-archive-keyring
     rm -rf "$view"
     mkdir -p "${view%/*}"
-    local sources=()
     mapfile -t sources < <(debian_sources)
-    mmdebstrap --quiet --variant=custom --mode=chrootless --keyring="$keyring" \
+    mmdebstrap --quiet --variant=custom --mode=chrootless --architectures="$architectures" --keyring="$keyring" \
         --skip=cleanup/apt,cleanup/apt/lists "$suite" "$view" "${sources[@]}" >&2 ||
         die "cannot read Debian's package lists" "is a Debian mirror reachable from here?"
-    touch "$view.stamp"
+    echo "$architectures" >"$view.stamp"
 }
 
 debian_apt() {
     local tool=$1
     shift
-    "apt-$tool" -q -o Dir="$view" -o Dir::State::status="$view/var/lib/dpkg/status" -o APT::Sandbox::User= "$@"
+    "apt-$tool" -q -o Dir="$view" -o Dir::State::status="$view/var/lib/dpkg/status" -o APT::Sandbox::User= \
+        -o APT::Architecture=amd64 -o APT::Architectures::=amd64 -o APT::Architectures::=arm64 "$@"
 }
 
-# debian_kernel FLAVOUR SERIES: the newest kernel package of the view, e.g. `cloud 6.12` or `generic 6.1`.
+# debian_kernel FLAVOUR SERIES [ARCHITECTURE]: the newest kernel package of the view, e.g. `cloud 6.12` or `generic 6.1 arm64`.
 debian_kernel() {
     local infix=
     [ "$1" = generic ] || infix=$1-
-    debian_apt cache pkgnames "linux-image-$2." | grep -E -- "^linux-image-${2//./\\.}\.[0-9]+(-[0-9]+)?(\+deb[0-9]+)?-${infix}amd64\$" |
-        sort -V | tail -n1 | grep . || die "Debian has no $1 kernel of the series $2"
+    debian_apt cache pkgnames "linux-image-$2." |
+        grep -E -- "^linux-image-${2//./\\.}\.[0-9]+(-[0-9]+)?(\+deb[0-9]+)?-$infix${3-amd64}\$" |
+        sort -V | tail -n1 | grep . || die "Debian has no $1 kernel of the series $2 for ${3-amd64}"
 }
 
-# debian_unpack PACKAGE FOLDER: downloads the package and lays its files under FOLDER.
+# debian_unpack PACKAGE[:ARCHITECTURE][=VERSION] FOLDER: downloads the package and lays its files under FOLDER.
 debian_unpack() {
-    mkdir -p "$2" "$target/debian/packages"
-    (cd "$target/debian/packages" && debian_apt get download "$1" >&2) || die "cannot download Debian's package $1"
-    dpkg-deb -x "$(find "$target/debian/packages" -name "${1}_*.deb" | sort -V | tail -n1)" "$2"
+    local packages=$target/debian/packages name=${1%%[:=]*} version='*' architecture=amd64
+    [[ $1 != *=* ]] || version=${1#*=} version=${version//:/%3a}
+    [[ ${1%%=*} != *:* ]] || architecture=${1%%=*} architecture=${architecture#*:}
+    mkdir -p "$2" "$packages"
+    (cd "$packages" && debian_apt get download "$name:$architecture${1#"${1%%=*}"}" >&2) || die "cannot download Debian's package $1"
+    dpkg-deb -x "$(find "$packages" -name "${name}_${version}_$architecture.deb" -o -name "${name}_${version}_all.deb" | sort -V | tail -n1)" "$2"
 }
