@@ -1,6 +1,7 @@
 //! The KVM machine, instances, and the `kami` command.
 
 pub mod arch;
+pub mod architecture;
 pub mod cli;
 pub mod console;
 pub mod console_log;

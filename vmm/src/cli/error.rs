@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use kami_image::{manifest, snapshot, store};
 
+use crate::architecture;
 use crate::doctor::checks::{Virtualization, permission_help};
 use crate::exit::Exit;
 use crate::launch::{self, background};
@@ -46,9 +47,12 @@ impl Error {
             Self::Store(error) | Self::Launch(launch::Error::Store(error)) => of_store(error),
             Self::Manifest { .. } | Self::NoKernel { .. } => Exit::BadInput,
             Self::Kernel(error) | Self::Launch(launch::Error::Kernel(error)) => of_kernel(error),
-            Self::Launch(launch::Error::Architecture { .. } | launch::Error::NoKernel { .. }) => {
-                Exit::BadInput
-            }
+            Self::Launch(
+                launch::Error::ImageArchitecture { .. }
+                | launch::Error::KernelArchitecture { .. }
+                | launch::Error::Mismatch { .. }
+                | launch::Error::NoKernel { .. },
+            ) => Exit::BadInput,
             Self::Launch(launch::Error::Machine(error)) => of_machine(error),
             Self::Launch(launch::Error::Interrupted) => Exit::Interrupted,
             Self::BackgroundStdio => Exit::Usage,
@@ -65,7 +69,7 @@ impl Error {
             Self::Kernel(error) | Self::Launch(launch::Error::Kernel(error)) => {
                 error.help().map(str::to_owned)
             }
-            Self::Launch(error) => of_launch(error),
+            Self::Launch(error) => of_architecture(error).or_else(|| of_launch(error)),
             Self::BackgroundStdio => Some("`kami logs -f` follows its console".into()),
             Self::NoKernel { .. } => {
                 Some("give a bzImage, an ELF vmlinux or a cpio archive".into())
@@ -119,6 +123,23 @@ fn of_machine(error: &machine::Error) -> Exit {
         Exit::BadInput
     } else {
         Exit::Failed
+    }
+}
+
+fn of_architecture(error: &launch::Error) -> Option<String> {
+    match error {
+        launch::Error::ImageArchitecture { word, .. } => Some(format!(
+            "launch it on a host for {word}; this one runs images for {}",
+            architecture::all_of_host()
+        )),
+        launch::Error::KernelArchitecture { .. } => Some(format!(
+            "give a kernel for {} with --kernel FILE",
+            architecture::all_of_host()
+        )),
+        launch::Error::Mismatch { word, .. } => {
+            Some(format!("give a kernel for {word} with --kernel FILE"))
+        }
+        _ => None,
     }
 }
 

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use kami_image::id::SnapshotId;
-use kami_image::manifest::{Architecture, Image, Manifest};
+use kami_image::manifest::{Image, Manifest};
 use kami_image::store::{ImportRequest, Store};
 use serde_json::json;
 
 use super::Error;
 use super::output::{Format, OutputArgs, print, print_json, table};
 use super::progress::Meter;
+use crate::architecture;
 use crate::exit::Exit;
 
 #[derive(Debug, clap::Subcommand)]
@@ -47,9 +48,11 @@ pub struct ImportArgs {
     #[arg(long)]
     name: String,
 
-    /// The architecture that the disk is for
-    #[arg(long, value_name = "ARCH", default_value = "x86_64", value_parser = parsed::<Architecture>)]
-    arch: Architecture,
+    /// What the disk is for, by default this host's architecture; amd64, aarch64 and i686 are
+    /// taken too
+    #[arg(long, value_name = "ARCH", default_value_t = architecture::HOST, value_parser = architecture::values(),
+        hide_default_value = true)]
+    arch: architecture::Word,
 
     /// What the image is
     #[arg(long, value_name = "TEXT")]

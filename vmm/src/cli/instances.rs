@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Error;
 use super::output::{Format, OutputArgs, print, print_json, table, tolerate_broken_pipe};
 use super::value::show_span;
+use crate::architecture;
 use crate::console_log::Reader;
 use crate::control;
 use crate::exit::Exit;
@@ -130,7 +131,7 @@ fn reservation(store: &Store, instance: &Instance) -> Result<Value, Error> {
         "ImageId": instance.image_id,
         "State": { "Code": instance.state.code(), "Name": instance.state.as_str() },
         "LaunchTime": iso8601(instance.launch_time),
-        "Architecture": "x86_64",
+        "Architecture": architecture_of(store, instance)?,
         "VirtualizationType": "hvm",
         "RootDeviceType": "ebs",
         "BlockDeviceMappings": mappings,
@@ -147,6 +148,15 @@ fn reservation(store: &Store, instance: &Instance) -> Result<Value, Error> {
         shown["StateReason"] = json!({ "Code": code, "Message": message });
     }
     Ok(json!({ "ReservationId": id.replacen("i-", "r-", 1), "Instances": [shown] }))
+}
+
+/// What the image says, as EC2 shows it; a guest whose image is gone ran here all the same.
+fn architecture_of(store: &Store, instance: &Instance) -> Result<architecture::Word, Error> {
+    match store.image(&instance.image_id.to_string()) {
+        Ok(image) => Ok(image.architecture),
+        Err(store::Error::ImageNotFound { .. }) => Ok(architecture::HOST),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// EC2's word for who ended the instance.

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use kami_image::manifest::Architecture;
 use kami_image::store::{KernelKind, KernelRecord, NewKernel, Store, iso8601};
 use kami_kernels::{Cache, FileKind};
 use serde_json::{Value, json};
@@ -10,6 +9,7 @@ use serde_json::{Value, json};
 use super::Error;
 use super::output::{Format, OutputArgs, print, print_json, table};
 use super::value::show_size;
+use crate::architecture;
 use crate::exit::Exit;
 
 #[derive(Debug, clap::Subcommand)]
@@ -22,7 +22,7 @@ pub enum Command {
 
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
-    /// The kernel (bzImage or ELF) or the ramdisk: its content tells which
+    /// The kernel, for whatever architecture, or the ramdisk: its content tells which
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
@@ -55,12 +55,15 @@ fn import(args: ImportArgs) -> Result<Exit, Error> {
 
 /// What the file's content says it is. A kernel is opened as a launch would: a truncated one is
 /// refused here, and the first launch finds a bzImage unpacked.
-fn kind_of(store: &Store, path: &Path) -> Result<(KernelKind, Option<Architecture>), Error> {
+fn kind_of(store: &Store, path: &Path) -> Result<(KernelKind, Option<architecture::Word>), Error> {
     match kami_kernels::identify(path)? {
         FileKind::Ramdisk { .. } => Ok((KernelKind::Ramdisk, None)),
         _ => {
-            Cache::new(store.home().join("cache")).open(path)?;
-            Ok((KernelKind::Kernel, Some(Architecture::X86_64)))
+            let kernel = Cache::new(store.home().join("cache")).open(path)?;
+            Ok((
+                KernelKind::Kernel,
+                Some(architecture::word(kernel.architecture)),
+            ))
         }
     }
 }

@@ -14,6 +14,7 @@ use kami_image::store::Store;
 use kami_kernels::guest;
 
 use super::Finding;
+use crate::architecture;
 use crate::cli::chain;
 use crate::console_log::Reader;
 use crate::exit::Exit;
@@ -56,7 +57,7 @@ fn launch_guest() -> Result<(Exit, String), Box<dyn StdError>> {
     let home = folder.path().join("store");
     let store = Store::open(&home)?;
     let image = register(&store, folder.path())?;
-    let kernel = folder.path().join("test-guest.elf");
+    let kernel = folder.path().join("test-guest");
     fs::write(&kernel, guest::TEST_GUEST)?;
     let exit = launch(&home, request(image, kernel.clone()))?;
     let mut report = Vec::new();
@@ -80,7 +81,7 @@ fn register(store: &Store, folder: &Path) -> Result<String, Box<dyn StdError>> {
 fn manifest() -> serde_json::Value {
     serde_json::json!({
         "Name": "test guest",
-        "Architecture": "x86_64",
+        "Architecture": architecture::HOST,
         "VirtualizationType": "hvm",
         "RootDeviceName": "/dev/sda1",
         "BlockDeviceMappings": [

@@ -4,9 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use kami_image::id::ImageId;
-use kami_image::manifest::Architecture;
 use kami_image::{store, volume};
+use kami_kernels::Architecture;
 
+use crate::architecture::{HOST, Word};
 use crate::{machine, memory};
 
 /// See the module.
@@ -17,9 +18,19 @@ pub enum Error {
     Store(#[from] store::Error),
     #[error(transparent)]
     Memory(#[from] memory::Error),
-    #[error("the image {image} is for {architecture}, this host is x86_64")]
-    Architecture {
+    #[error("the image {image} is for {word}, this host is {HOST}")]
+    ImageArchitecture { image: ImageId, word: Word },
+    /// The kernel is called by its id, or by its file where it has none.
+    #[error("the kernel {kernel} is for {architecture}, this host is {HOST}")]
+    KernelArchitecture {
+        kernel: String,
+        architecture: Architecture,
+    },
+    #[error("the image {image} is for {word}, the kernel {kernel} for {architecture}")]
+    Mismatch {
         image: ImageId,
+        word: Word,
+        kernel: String,
         architecture: Architecture,
     },
     #[error("the image {image} names no kernel")]

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kami_image::manifest::{Architecture, Image};
+use kami_image::manifest::Image;
 use kami_image::mapping::{Disk, Ephemeral};
 use kami_image::store::{KernelKind, Store};
-use kami_kernels::{Cache, Kernel};
+use kami_kernels::{Architecture, Cache, Kernel};
 
 use super::{Console, Error, Request};
+use crate::architecture::runs_on;
 use crate::console::output::Output;
 use crate::memory;
 
@@ -42,7 +43,7 @@ pub struct Plan {
 pub fn resolve(store: &Store, request: Request) -> Result<Plan, Error> {
     memory::check_size(request.memory_bytes)?;
     let image = store.image(&request.image)?;
-    check_architecture(&image)?;
+    check_image(&image)?;
     let overrides = &request.block_devices;
     let ephemeral = Ephemeral {
         count: EPHEMERAL_DISKS,
@@ -67,14 +68,35 @@ pub fn resolve(store: &Store, request: Request) -> Result<Plan, Error> {
     })
 }
 
-fn check_architecture(image: &Image) -> Result<(), Error> {
-    if image.architecture == Architecture::X86_64 {
+fn check_image(image: &Image) -> Result<(), Error> {
+    if runs_on(image.architecture, Architecture::HOST) {
         return Ok(());
     }
-    Err(Error::Architecture {
+    Err(Error::ImageArchitecture {
         image: image.image_id,
-        architecture: image.architecture,
+        word: image.architecture,
     })
+}
+
+/// This host must run the kernel, and the kernel the image's programs: one for x86_64 runs those of an i386
+/// image too.
+fn check_kernel(name: String, kernel: &Kernel, image: &Image) -> Result<(), Error> {
+    let architecture = kernel.architecture;
+    if !architecture.runs_on(Architecture::HOST) {
+        return Err(Error::KernelArchitecture {
+            kernel: name,
+            architecture,
+        });
+    }
+    if !runs_on(image.architecture, architecture) {
+        return Err(Error::Mismatch {
+            image: image.image_id,
+            word: image.architecture,
+            kernel: name,
+            architecture,
+        });
+    }
+    Ok(())
 }
 
 /// The kernel that was given, with the ramdisk that was given, or the image's own.
@@ -85,12 +107,15 @@ fn choose_kernel(
 ) -> Result<(Kernel, Option<PathBuf>), Error> {
     let cache = Cache::new(store.home().join("cache"));
     if let Some(path) = &request.kernel {
-        return Ok((cache.open(path)?, request.initrd.clone()));
+        let kernel = cache.open(path)?;
+        check_kernel(path.display().to_string(), &kernel, image)?;
+        return Ok((kernel, request.initrd.clone()));
     }
     let id = image.kernel_id.ok_or(Error::NoKernel {
         image: image.image_id,
     })?;
     let kernel = cache.open(&store.kernel(KernelKind::Kernel, &id.to_string())?.path)?;
+    check_kernel(id.to_string(), &kernel, image)?;
     let initrd = match (&request.initrd, image.ramdisk_id) {
         (Some(path), _) => Some(path.clone()),
         (None, Some(id)) => Some(store.kernel(KernelKind::Ramdisk, &id.to_string())?.path),
