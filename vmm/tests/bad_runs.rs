@@ -41,7 +41,7 @@ fn kernel_for_another_architecture_is_refused() {
     let mut kernel = guest::TEST_GUEST.to_vec();
     // e_machine, ELF-64 Object File Format §3: EM_AARCH64.
     kernel[18..20].copy_from_slice(&183_u16.to_le_bytes());
-    run_kernel(&kernel).refused(3, &["vmlinuz", "aarch64"]);
+    run_kernel(&kernel).refused(3, &["vmlinuz", "arm64"]);
 }
 
 /// The test guest with a breakpoint as its first instruction.
