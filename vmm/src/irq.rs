@@ -3,8 +3,7 @@
 //!
 //! Every vector is given a GSI when its function is made, but costs no system call before the driver
 //! uses it: a route change waits for the readers of the table, and most launches never use most
-//! vectors. GSIs below [`IO_APIC_PINS`] are the I/O APIC's, which lives in this process and sends
-//! messages, so they have no routes.
+//! vectors. What an entry of the table is for a message, is the architecture's ([`host::route`]).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,7 +17,7 @@ use kvm_bindings::{
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::arch::x86_64::layout::IO_APIC_PINS;
+use crate::arch::host::{self, Model};
 
 fn low_half(address: u64) -> u32 {
     u32::try_from(address & u64::from(u32::MAX)).unwrap_or_default()
@@ -36,6 +35,7 @@ fn failed(error: kvm_ioctls::Error) -> io::Error {
 #[derive(Debug)]
 pub struct Interrupts {
     vm: VmFd,
+    model: Arc<Model>,
     /// The messages of the GSIs in use, and the first GSI that no function has. vCPU threads contend
     /// for it when guests program MSI-X tables.
     routes: Mutex<Routes>,
@@ -43,28 +43,38 @@ pub struct Interrupts {
 
 #[derive(Debug)]
 struct Routes {
-    messages: BTreeMap<u32, Msi>,
+    messages: BTreeMap<u32, Routed>,
     next_gsi: u32,
 }
 
+/// A message, and who sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Routed {
+    message: Msi,
+    requester: u16,
+}
+
 impl Interrupts {
-    pub fn new(vm: VmFd) -> Arc<Self> {
+    /// The interrupts of `vm`, whose vCPUs are `model`.
+    pub fn new(vm: VmFd, model: Arc<Model>) -> Arc<Self> {
         Arc::new(Self {
             vm,
+            model,
             routes: Mutex::new(Routes {
                 messages: BTreeMap::new(),
-                next_gsi: IO_APIC_PINS,
+                next_gsi: host::FIRST_MESSAGE_GSI,
             }),
         })
     }
 
-    /// The routes of one more PCI function with `vectors` MSI-X vectors.
-    pub fn function(self: &Arc<Self>, vectors: u16) -> Arc<dyn MsixRoutes> {
+    /// The routes of one more PCI function, with `vectors` MSI-X vectors and the requester id `requester`.
+    pub fn function(self: &Arc<Self>, requester: u16, vectors: u16) -> Arc<dyn MsixRoutes> {
         let mut routes = self.lock();
         let first_gsi = routes.next_gsi;
         routes.next_gsi += u32::from(vectors);
         Arc::new(FunctionRoutes {
             interrupts: self.clone(),
+            requester,
             vectors: (first_gsi..routes.next_gsi).map(Vector::new).collect(),
         })
     }
@@ -75,7 +85,7 @@ impl Interrupts {
     }
 
     /// Sets or clears the message of `gsi`; tells KVM when that changes anything.
-    fn set_route(&self, gsi: u32, message: Option<Msi>) -> io::Result<()> {
+    fn set_route(&self, gsi: u32, message: Option<Routed>) -> io::Result<()> {
         let mut routes = self.lock();
         let before = match message {
             Some(message) => routes.messages.insert(gsi, message),
@@ -94,17 +104,18 @@ impl Interrupts {
         told
     }
 
-    fn tell(&self, messages: &BTreeMap<u32, Msi>) -> io::Result<()> {
-        let entries: Vec<_> = messages
+    fn tell(&self, messages: &BTreeMap<u32, Routed>) -> io::Result<()> {
+        let entries = messages
             .iter()
-            .map(|(gsi, msg)| entry(*gsi, *msg))
-            .collect();
+            .map(|(gsi, routed)| host::route(&self.model, *gsi, routed.message, routed.requester))
+            .collect::<io::Result<Vec<_>>>()?;
         let table = KvmIrqRouting::from_entries(&entries).map_err(io::Error::other)?;
         self.vm.set_gsi_routing(&table).map_err(failed)
     }
 }
 
-fn entry(gsi: u32, message: Msi) -> kvm_irq_routing_entry {
+/// The entry that sends `message` when `gsi` is signalled.
+pub fn message_entry(gsi: u32, message: Msi) -> kvm_irq_routing_entry {
     kvm_irq_routing_entry {
         gsi,
         type_: KVM_IRQ_ROUTING_MSI,
@@ -190,6 +201,7 @@ impl Vector {
 #[derive(Debug)]
 struct FunctionRoutes {
     interrupts: Arc<Interrupts>,
+    requester: u16,
     vectors: Vec<Vector>,
 }
 
@@ -206,56 +218,69 @@ impl MsixRoutes for FunctionRoutes {
         if message.is_some() {
             vector.attach(&self.interrupts.vm)?;
         }
-        self.interrupts.set_route(vector.gsi, message)
+        let routed = message.map(|message| Routed {
+            message,
+            requester: self.requester,
+        });
+        self.interrupts.set_route(vector.gsi, routed)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::host;
-    use kvm_ioctls::Kvm;
+    use crate::machine::Groundwork;
+    use crate::vcpu::Vcpu;
 
-    const MESSAGE: Msi = Msi {
-        address: 0xfee0_0000,
-        data: 0x41,
-    };
-
-    fn interrupts() -> Arc<Interrupts> {
-        let vm = Kvm::new().unwrap().create_vm().unwrap();
+    /// Those of a machine of one vCPU, and a message that it takes.
+    fn interrupts() -> (Arc<Interrupts>, Msi) {
+        let Groundwork { vm, abilities } = Groundwork::lay().unwrap();
         host::prepare_vm(&vm).unwrap();
-        Interrupts::new(vm)
+        let fd = vm.create_vcpu(0).unwrap();
+        let vcpus = [Vcpu { index: 0, fd }];
+        let model = host::model(&vm, &abilities, &vcpus, 128 << 20).unwrap();
+        let message = host::message(&model);
+        (Interrupts::new(vm, Arc::new(model)), message)
+    }
+
+    fn all_of(interrupts: &Interrupts) -> Vec<(u32, Routed)> {
+        let routes = interrupts.lock();
+        routes.messages.iter().map(|(g, r)| (*g, *r)).collect()
     }
 
     #[test]
-    fn vectors_have_gsis_of_their_own_above_the_io_apics() {
-        let interrupts = interrupts();
-        let functions = [interrupts.function(3), interrupts.function(2)];
+    fn vectors_have_gsis_of_their_own_and_their_functions_requester_id() {
+        let (interrupts, message) = interrupts();
+        let functions = [interrupts.function(8, 3), interrupts.function(16, 2)];
         for (function, vectors) in functions.iter().zip([3, 2]) {
             for vector in 0..vectors {
-                function.route(vector, Some(MESSAGE)).unwrap();
+                function.route(vector, Some(message)).unwrap();
             }
         }
-        let gsis: Vec<u32> = interrupts.lock().messages.keys().copied().collect();
-        assert_eq!(gsis, [24, 25, 26, 27, 28]);
+        let requesters = [8, 8, 8, 16, 16];
+        let expected = (host::FIRST_MESSAGE_GSI..).zip(requesters);
+        let expected = expected.map(|(gsi, requester)| (gsi, Routed { message, requester }));
+        assert_eq!(all_of(&interrupts), expected.collect::<Vec<_>>());
     }
 
     #[test]
     fn vector_that_the_function_has_not_is_refused() {
-        let function = interrupts().function(1);
+        let (interrupts, message) = interrupts();
+        let function = interrupts.function(8, 1);
         assert!(function.event(1).is_none());
-        let refused = function.route(1, Some(MESSAGE)).unwrap_err();
+        let refused = function.route(1, Some(message)).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
     fn route_comes_goes_and_comes_back_on_the_same_event() {
-        let interrupts = interrupts();
-        let function = interrupts.function(1);
+        let (interrupts, message) = interrupts();
+        let function = interrupts.function(8, 1);
         let event = std::os::fd::AsRawFd::as_raw_fd(function.event(0).unwrap());
-        for message in [Some(MESSAGE), Some(MESSAGE), None, None, Some(MESSAGE)] {
+        let on = Some(message);
+        for message in [on, on, None, None, on] {
             function.route(0, message).unwrap();
-            let routed = interrupts.lock().messages.get(&24).copied();
+            let routed = all_of(&interrupts).first().map(|(_, r)| r.message);
             assert_eq!(routed, message);
         }
         let after = std::os::fd::AsRawFd::as_raw_fd(function.event(0).unwrap());
@@ -264,7 +289,7 @@ mod tests {
 
     #[test]
     fn doorbell_is_given_back() {
-        let interrupts = interrupts();
+        let (interrupts, _) = interrupts();
         let event = EventFd::new(EFD_NONBLOCK).unwrap();
         for _ in 0..2 {
             interrupts.register(0xc000_1000, &event).unwrap();

@@ -13,7 +13,8 @@ use kvm_ioctls::VmFd;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
-use crate::arch::x86_64::layout::{MAX_MEMORY_BYTES, MIB, MIN_MEMORY_BYTES, PAGE_BYTES, Range};
+use crate::arch::host::{MAX_MEMORY_BYTES, MIN_MEMORY_BYTES};
+use crate::arch::range::{MIB, PAGE_BYTES, Range};
 
 /// Why there is no memory for the guest.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +124,8 @@ pub fn add_slots(vm: &VmFd, memory: &GuestMemory) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::x86_64::layout::{GIB, ram};
+    use crate::arch::host::memory_ranges;
+    use crate::arch::range::GIB;
     use vm_memory::{Bytes, GuestAddress};
 
     #[test]
@@ -145,16 +147,20 @@ mod tests {
     }
 
     #[test]
-    fn memory_lies_below_and_above_the_hole() {
-        let memory = map(&ram(6 * GIB)).unwrap();
-        for address in [0, 3 * GIB - 8, 4 * GIB, 7 * GIB - 8] {
-            memory.write_obj(address, GuestAddress(address)).unwrap();
-            assert_eq!(
-                memory.read_obj::<u64>(GuestAddress(address)).unwrap(),
-                address
-            );
+    fn memory_lies_where_the_map_says_and_nowhere_else() {
+        for size in [128 * MIB, 6 * GIB] {
+            let ranges = memory_ranges(size);
+            let memory = map(&ranges).unwrap();
+            assert_eq!(ranges.iter().map(|range| range.len).sum::<u64>(), size);
+            for range in ranges {
+                for address in [range.start.0, range.end() - 8] {
+                    memory.write_obj(address, GuestAddress(address)).unwrap();
+                    let read = memory.read_obj::<u64>(GuestAddress(address));
+                    assert_eq!(read.unwrap(), address);
+                }
+                let straddling = GuestAddress(range.end() - 4);
+                assert!(memory.write_obj(0u64, straddling).is_err());
+            }
         }
-        assert!(memory.write_obj(0u64, GuestAddress(3 * GIB - 4)).is_err());
-        assert!(memory.write_obj(0u64, GuestAddress(7 * GIB)).is_err());
     }
 }

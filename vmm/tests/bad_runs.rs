@@ -4,7 +4,7 @@ mod common;
 
 use common::{Lab, Outcome, finish, manifest};
 use kami_kernels::{Entry, guest};
-use kami_vmm::doctor::checks::Virtualization;
+use kami_vmm::arch::host;
 
 /// Runs the image with what `content` is as its kernel, and asserts that nothing is left.
 fn run_kernel(content: &[u8]) -> Outcome {
@@ -60,7 +60,7 @@ fn broken_guest() -> Vec<u8> {
 
 #[test]
 fn guest_that_kvm_cannot_run_at_all_leaves_nothing() {
-    if Virtualization::of_host() == Virtualization::PageTables {
+    if host::emulates_kernels() {
         let outcome = run_kernel(&broken_guest());
         outcome.refused(102, &["internal error 1", "instruction bytes cc"]);
         outcome.helps("neither VMX nor SVM");

@@ -92,13 +92,26 @@ impl PciRoot {
         }
     }
 
+    /// The requester id of the function that [`PciRoot::add`] would add next: bus, device and function number
+    /// (PCI Express 6.0 §2.2.6.2).
+    ///
+    /// # Errors
+    /// The bus is full.
+    pub fn next_requester(&self) -> Result<u16, Error> {
+        Ok(u16::from(self.next_slot()?) << 3)
+    }
+
+    fn next_slot(&self) -> Result<u8, Error> {
+        let slot = u8::try_from(self.slots.len()).ok();
+        slot.filter(|s| *s < SLOTS).ok_or(Error::NoSlot)
+    }
+
     /// Puts `function` into the next free slot, its BARs into the windows, and returns the slot.
     ///
     /// # Errors
     /// The bus or a window is full.
     pub fn add(&mut self, function: Arc<dyn PciFunction>) -> Result<u8, Error> {
-        let slot = u8::try_from(self.slots.len()).ok();
-        let slot = slot.filter(|s| *s < SLOTS).ok_or(Error::NoSlot)?;
+        let slot = self.next_slot()?;
         for (bar, width, size) in function.config().bars() {
             let high = width == BarWidth::Bits64 && !self.free.high.is_empty();
             let window = if high {

@@ -1,10 +1,13 @@
-//! What differs between the architectures of a guest.
+//! What differs between the architectures of a guest, and what their machines share.
 //!
 //! The pure parts (memory maps, tables, what a boot protocol writes where) compile on every host and
 //! are tested there; `host` is the part that talks to KVM and is the host's own architecture. An
 //! architecture's `host` has the same functions with the same signatures; the call sites in
 //! [`crate::machine`] hold them to that.
 
+pub mod load;
+pub mod pci;
+pub mod range;
 pub mod x86_64;
 
 #[cfg(target_arch = "x86_64")]

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use kami_image::{manifest, snapshot, store};
 
+use crate::arch::host;
 use crate::architecture;
-use crate::doctor::checks::{Virtualization, permission_help};
+use crate::doctor::checks::permission_help;
 use crate::exit::Exit;
 use crate::launch::{self, background};
 use crate::{instance, machine};
@@ -159,14 +160,11 @@ fn of_launch(error: &launch::Error) -> Option<String> {
 
 /// What is known of a host whose KVM cannot run a guest.
 fn of_kvm() -> &'static str {
-    match Virtualization::of_host() {
-        Virtualization::PageTables => {
-            "this host's KVM has neither VMX nor SVM and emulates kernel code, so that stock Linux \
-             kernels may not boot: use a host with either (see `kami doctor`)"
-        }
-        Virtualization::Vmx | Virtualization::Svm => {
-            "`kami doctor` tells whether this host's KVM runs its own test guest"
-        }
+    if host::emulates_kernels() {
+        "this host's KVM has neither VMX nor SVM and emulates kernel code, so that stock Linux \
+         kernels may not boot: use a host with either (see `kami doctor`)"
+    } else {
+        "`kami doctor` tells whether this host's KVM runs its own test guest"
     }
 }
 
@@ -189,7 +187,7 @@ mod tests {
         let kvm = machine::Error::InternalError {
             vcpu: 0,
             suberror: 1,
-            rip: 0x1000,
+            at: 0x1000,
             bytes: vec![0xcc],
         };
         let error = Error::Launch(kvm.into());

@@ -82,7 +82,7 @@ fn after_long_help() -> String {
          {:22} and root=/dev/vda1, or root=/dev/vda where the root disk has no partition table.\n\
          --append comes last, so it overrides.\n\n\
          Ctrl-] on a terminal opens a menu: power button, reset, quit.\n\n{}",
-        launch::command_line::DEFAULT,
+        launch::command_line::default(),
         "",
         Exit::table()
     )

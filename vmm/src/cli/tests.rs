@@ -63,5 +63,5 @@ fn help_of_run_documents_exit_statuses_and_the_command_line() {
     let run = command.find_subcommand_mut("run").unwrap();
     let help = run.render_long_help().to_string();
     assert!(help.contains("124") && help.contains("137"));
-    assert!(help.contains(crate::launch::command_line::DEFAULT));
+    assert!(help.contains(&crate::launch::command_line::default()));
 }

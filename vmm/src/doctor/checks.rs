@@ -6,21 +6,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use kvm_ioctls::{Cap, Kvm};
+use kvm_ioctls::Kvm;
 
 use super::Finding;
+use crate::arch::host;
 use crate::cli::value::show_size;
 use crate::control;
-
-/// What launching needs of KVM (Documentation/virt/kvm/api.rst, "4.4 KVM_CHECK_EXTENSION").
-const CAPABILITIES: [(Cap, &str); 6] = [
-    (Cap::SplitIrqchip, "split irqchip"),
-    (Cap::SignalMsi, "signal MSI"),
-    (Cap::Irqfd, "irqfd"),
-    (Cap::Ioeventfd, "ioeventfd"),
-    (Cap::ImmediateExit, "immediate exit"),
-    (Cap::UserMemory, "user memory"),
-];
 
 /// KVM's only stable interface, unchanged since Linux 2.6.22.
 const API_VERSION: i32 = 12;
@@ -36,62 +27,27 @@ pub type Check = fn(&Path) -> Finding;
 
 /// Every check, in the order in which they make sense to a reader.
 pub const ALL: [Check; 9] = [
-    |_| device(Path::new("/dev/kvm"), &cpu_flags()),
+    |_| device(Path::new("/dev/kvm")),
     |_| permission(Path::new("/dev/kvm")),
     |_| api(),
     |_| capabilities(),
-    |_| hardware(),
+    |_| host::virtualization_finding(),
     |_| io_uring(),
     space,
     |_| memory(),
     |_| runtime_folder(),
 ];
 
-/// How KVM runs guest code on this host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Virtualization {
-    Vmx,
-    Svm,
-    /// KVM without either: guest kernels run de-privileged, and their instructions are emulated.
-    PageTables,
-}
-
-impl Virtualization {
-    /// What the processor's flags say.
-    pub fn of_host() -> Self {
-        Self::of_flags(&cpu_flags())
-    }
-
-    fn of_flags(flags: &str) -> Self {
-        let has = |flag| flags.split_ascii_whitespace().any(|f| f == flag);
-        match (has("vmx"), has("svm")) {
-            (true, _) => Self::Vmx,
-            (_, true) => Self::Svm,
-            _ => Self::PageTables,
-        }
-    }
-}
-
-fn cpu_flags() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = info.lines().find(|line| line.starts_with("flags"));
-    line.unwrap_or_default().to_owned()
-}
-
-fn device(path: &Path, cpu_flags: &str) -> Finding {
+fn device(path: &Path) -> Finding {
     const SUBJECT: &str = "kvm device";
     if path.exists() {
         return Finding::ok(SUBJECT, path.display().to_string());
     }
-    let help = match Virtualization::of_flags(cpu_flags) {
-        Virtualization::Vmx => "load the module: sudo modprobe kvm_intel",
-        Virtualization::Svm => "load the module: sudo modprobe kvm_amd",
-        Virtualization::PageTables => {
-            "enable virtualization (VT-x or SVM) in the firmware, or on a virtual machine nested \
-             virtualization on its host; in a container pass the device in (--device /dev/kvm)"
-        }
-    };
-    Finding::missing(SUBJECT, format!("there is no {}", path.display()), help)
+    Finding::missing(
+        SUBJECT,
+        format!("there is no {}", path.display()),
+        host::kvm_module_help(),
+    )
 }
 
 fn permission(path: &Path) -> Finding {
@@ -136,34 +92,18 @@ fn capabilities() -> Finding {
     const SUBJECT: &str = "kvm features";
     let missing: Vec<_> = match Kvm::new() {
         Ok(kvm) => {
-            let lacks = |cap: &&(Cap, _)| !kvm.check_extension(cap.0);
-            CAPABILITIES
+            let lacking = host::CAPABILITIES
                 .iter()
-                .filter(lacks)
-                .map(|(_, name)| *name)
-                .collect()
+                .filter(|(cap, _)| !kvm.check_extension(*cap));
+            lacking.map(|(_, name)| *name).collect()
         }
         Err(_) => vec!["unknown"],
     };
     if missing.is_empty() {
-        Finding::ok(SUBJECT, CAPABILITIES.map(|(_, name)| name).join(", "))
+        Finding::ok(SUBJECT, host::CAPABILITIES.map(|(_, name)| name).join(", "))
     } else {
         let detail = format!("without {}", missing.join(", "));
         Finding::missing(SUBJECT, detail, "boot a newer kernel: Linux 5.10 or later")
-    }
-}
-
-fn hardware() -> Finding {
-    const SUBJECT: &str = "virtualization";
-    match Virtualization::of_host() {
-        Virtualization::Vmx => Finding::ok(SUBJECT, "Intel VMX"),
-        Virtualization::Svm => Finding::ok(SUBJECT, "AMD SVM"),
-        Virtualization::PageTables => Finding::note(
-            SUBJECT,
-            "neither VMX nor SVM: this KVM works with page tables alone",
-            "guest kernel code is emulated, and stock Linux kernels may not boot; run them on a host \
-             with VMX or SVM",
-        ),
     }
 }
 
@@ -266,31 +206,10 @@ mod tests {
     use crate::doctor::Verdict;
 
     #[test]
-    fn processor_flags_tell_the_kind_of_virtualization() {
-        assert_eq!(
-            Virtualization::of_flags("flags : fpu vmx sse"),
-            Virtualization::Vmx
-        );
-        assert_eq!(
-            Virtualization::of_flags("flags : fpu svm"),
-            Virtualization::Svm
-        );
-        let neither = Virtualization::of_flags("flags : fpu svm_lock");
-        assert_eq!(neither, Virtualization::PageTables);
-    }
-
-    #[test]
-    fn missing_device_is_mended_by_the_module_of_this_processor() {
-        let nowhere = Path::new("/nowhere/kvm");
-        for (flags, module) in [("vmx", "kvm_intel"), ("svm", "kvm_amd"), ("", "nested")] {
-            let finding = device(nowhere, flags);
-            assert_eq!(finding.verdict, Verdict::Missing);
-            assert!(finding.help.unwrap().contains(module), "{module}");
-        }
-    }
-
-    #[test]
-    fn device_that_cannot_be_opened_says_why() {
+    fn device_that_is_not_there_or_cannot_be_opened_says_why() {
+        let finding = device(Path::new("/nowhere/kvm"));
+        assert_eq!(finding.verdict, Verdict::Missing);
+        assert_eq!(finding.help.as_deref(), Some(host::kvm_module_help()));
         let finding = permission(Path::new("/nowhere/kvm"));
         assert_eq!(finding.verdict, Verdict::Missing);
         assert!(

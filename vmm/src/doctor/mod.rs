@@ -32,15 +32,19 @@ pub enum Verdict {
 }
 
 impl Finding {
-    fn ok(subject: &'static str, detail: impl Into<String>) -> Self {
+    pub fn ok(subject: &'static str, detail: impl Into<String>) -> Self {
         Self::new(subject, Verdict::Ok, detail.into(), None)
     }
 
-    fn note(subject: &'static str, detail: impl Into<String>, help: impl Into<String>) -> Self {
+    pub fn note(subject: &'static str, detail: impl Into<String>, help: impl Into<String>) -> Self {
         Self::new(subject, Verdict::Note, detail.into(), Some(help.into()))
     }
 
-    fn missing(subject: &'static str, detail: impl Into<String>, help: impl Into<String>) -> Self {
+    pub fn missing(
+        subject: &'static str,
+        detail: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Self {
         Self::new(subject, Verdict::Missing, detail.into(), Some(help.into()))
     }
 

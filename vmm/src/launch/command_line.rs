@@ -4,15 +4,19 @@ use kami_image::store::LaunchedVolume;
 use kami_image::volume::{Place, Volume};
 
 use super::{Error, root};
+use crate::arch::host;
 
-/// What comes first. `rw` and `rootwait` let a kernel without a ramdisk find and mount its root as one
-/// with a ramdisk does; both are Linux's own (Documentation/admin-guide/kernel-parameters.txt).
-pub const DEFAULT: &str = "console=ttyS0 rw rootwait";
+/// What comes first: the console of this host's machines, then `rw` and `rootwait`, which let a kernel without a
+/// ramdisk find and mount its root as one with a ramdisk does; all are Linux's own
+/// (Documentation/admin-guide/kernel-parameters.txt).
+pub fn default() -> String {
+    format!("console={} rw rootwait", host::CONSOLE)
+}
 
 /// The kernel's command line: the default, the root device as the root disk's first sectors tell, and
 /// what the user appends.
 pub fn of(volumes: &mut [LaunchedVolume], append: &str) -> Result<String, Error> {
-    let mut line = DEFAULT.to_owned();
+    let mut line = default();
     if let Some(root) = volumes.first_mut() {
         let mut head = [0; root::HEAD_BYTES];
         read_head(&mut root.volume, &mut head)?;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::arch::x86_64::{boot, firmware};
+use crate::arch::{host, load};
 use crate::memory;
 
 use super::MAX_CPUS;
@@ -17,9 +17,9 @@ pub enum Error {
     #[error("memory up to {ram_end:#x} is beyond the {bits} address bits of this host's processor")]
     AddressBits { ram_end: u64, bits: u8 },
     #[error(transparent)]
-    Firmware(#[from] firmware::Error),
+    Boot(#[from] load::Error),
     #[error(transparent)]
-    Boot(#[from] boot::Error),
+    Host(#[from] host::Error),
     #[error("cannot open /dev/kvm")]
     OpenKvm(#[source] io::Error),
     #[error("kvm cannot {what}")]
@@ -32,10 +32,6 @@ pub enum Error {
         index: u32,
         source: kvm_ioctls::Error,
     },
-    #[error("kvm does not let model-specific register {0:#x} be set")]
-    Msr(u32),
-    #[error("too many entries for kvm: {0}")]
-    TooManyEntries(String),
     #[error("cannot place a device")]
     Bus(#[from] kami_devices::bus::Error),
     #[error("cannot place a device")]
@@ -44,27 +40,31 @@ pub enum Error {
     VirtioPci(#[from] kami_devices::virtio::pci::Error),
     #[error("cannot start the thread of vcpu {index}")]
     Thread { index: u32, source: io::Error },
-    #[error("kvm cannot run vcpu {vcpu}")]
+    #[error("kvm cannot run vcpu {vcpu} at {at:#x}, instruction bytes{}", hex(.bytes))]
     Run {
         vcpu: u32,
+        at: u64,
+        /// As in [`Error::InternalError`].
+        bytes: Vec<u8>,
         source: kvm_ioctls::Error,
     },
     #[error(
-        "kvm cannot go on with vcpu {vcpu}: internal error {suberror}{} at {rip:#x}, instruction bytes{}",
+        "kvm cannot go on with vcpu {vcpu}: internal error {suberror}{} at {at:#x}, instruction bytes{}",
         suberror_name(*.suberror), hex(.bytes)
     )]
     InternalError {
         vcpu: u32,
         /// `KVM_INTERNAL_ERROR_…`; 1 is an instruction that KVM does not emulate.
         suberror: u32,
-        rip: u64,
-        /// What is at `rip`, at most 15 bytes; fewer where memory ends.
+        /// Where the vCPU was: its instruction pointer.
+        at: u64,
+        /// What is at `at`, at most one instruction; fewer bytes where memory ends.
         bytes: Vec<u8>,
     },
-    #[error("the processor refuses to enter vcpu {vcpu} at {rip:#x}: hardware reason {reason:#x}")]
-    EntryFailed { vcpu: u32, reason: u64, rip: u64 },
-    #[error("kvm left vcpu {vcpu} at {rip:#x} for a reason that kami does not know: {exit}")]
-    UnknownExit { vcpu: u32, exit: String, rip: u64 },
+    #[error("the processor refuses to enter vcpu {vcpu} at {at:#x}: hardware reason {reason:#x}")]
+    EntryFailed { vcpu: u32, reason: u64, at: u64 },
+    #[error("kvm left vcpu {vcpu} at {at:#x} for a reason that kami does not know: {exit}")]
+    UnknownExit { vcpu: u32, exit: String, at: u64 },
 }
 
 impl Error {
@@ -78,7 +78,7 @@ impl Error {
 
     /// Whether a file that was given cannot be what it is to be.
     pub fn is_bad_file(&self) -> bool {
-        use boot::Error::{InitrdNotAFile, OpenInitrd};
+        use load::Error::{InitrdNotAFile, OpenInitrd};
         matches!(self, Self::Boot(OpenInitrd { .. } | InitrdNotAFile(_)))
     }
 
@@ -120,7 +120,7 @@ mod tests {
         let error = Error::InternalError {
             vcpu: 0,
             suberror: 1,
-            rip: 0x10_0004,
+            at: 0x10_0004,
             bytes: vec![0xc5, 0xf8, 0x77],
         };
         assert_eq!(

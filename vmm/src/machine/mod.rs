@@ -15,8 +15,6 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use kami_devices::platform::AcpiPower;
-use kami_devices::serial::Serial;
 use kami_devices::virtio::device::VirtioDevice;
 use kami_devices::virtio::pci::VirtioPci;
 use kami_kernels::Kernel;
@@ -29,7 +27,7 @@ use crate::vcpu::{self, Go, Running, Shared, Vcpu, Waiting};
 
 pub use ending::{AFTER_PANIC, End, Ending};
 pub use error::Error;
-pub use groundwork::{Abilities, Groundwork};
+pub use groundwork::Groundwork;
 
 /// The most vCPUs of a machine.
 pub const MAX_CPUS: u32 = 32;
@@ -63,8 +61,8 @@ pub struct Machine {
 #[derive(Clone, Debug)]
 pub struct MachineHandle {
     ending: Arc<Ending>,
-    console: Weak<Serial>,
-    power: Weak<AcpiPower>,
+    console: Weak<host::Console>,
+    power: Weak<host::Power>,
 }
 
 /// What is left of a machine that has run.
@@ -111,15 +109,15 @@ impl Machine {
         let created = (0..config.cpus)
             .map(|index| create_vcpu(&vm, index))
             .collect::<Result<Vec<_>, _>>()?;
-        let model = Arc::new(host::model(&abilities, &created[0].fd, config)?);
+        let model = host::model(&vm, &abilities, &created, config.memory_bytes)?;
+        let model = Arc::new(model);
         let ending = Arc::new(Ending::new(AFTER_PANIC));
         let vcpus = created
             .into_iter()
             .map(|vcpu| vcpu.wait(model.clone(), ending.clone()))
             .collect::<Result<Vec<_>, _>>()?;
-        host::describe(&memory, config, &model)?;
-        let start = host::load(&memory, config)?;
-        let interrupts = Interrupts::new(vm);
+        let start = host::load(&memory, config, &model)?;
+        let interrupts = Interrupts::new(vm, model.clone());
         let (tap, listener) = tap::Tap::new(console, ending.clone());
         let fixed = host::attach(
             &interrupts,
@@ -196,7 +194,7 @@ impl MachineHandle {
         self.ending.end(end);
     }
 
-    /// Types `bytes` at the guest's console; returns how many were taken. See [`Serial::input`].
+    /// Types `bytes` at the guest's console; returns how many were taken, the others are dropped.
     pub fn console_input(&self, bytes: &[u8]) -> usize {
         self.console
             .upgrade()

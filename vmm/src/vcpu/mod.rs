@@ -82,7 +82,7 @@ impl Vcpu {
         let index = self.index;
         let (go, gone) = mpsc::sync_channel::<Go>(1);
         let life = move || {
-            if let Err(error) = host::configure(&self.fd, self.index, &model) {
+            if let Err(error) = host::configure(&self, &model) {
                 return ending.fail(error);
             }
             let Ok(Go { shared, start }) = gone.recv() else {
@@ -145,9 +145,9 @@ impl Vcpu {
                     buses.ports.write(port.into(), element);
                 }
             }
-            // The local APIC is KVM's, and so is waiting for it.
+            // Waiting for interrupts is KVM's.
             Ok(VcpuExit::Hlt | VcpuExit::IrqWindowOpen | VcpuExit::Intr) => {}
-            // The I/O APIC has no level-triggered line.
+            // x86_64: the I/O APIC has no level-triggered line.
             Ok(VcpuExit::IoapicEoi(_)) => {}
             Ok(VcpuExit::Shutdown) => return Err(Stop::End(End::TripleFault)),
             Ok(VcpuExit::SystemEvent(kind, _)) => return Err(system_event(kind)),
@@ -156,7 +156,7 @@ impl Vcpu {
                 return Err(Stop::Failed(Error::EntryFailed {
                     vcpu: self.index,
                     reason,
-                    rip: self.rip(shared),
+                    at: self.place(shared).0,
                 }));
             }
             Ok(exit) => {
@@ -164,15 +164,15 @@ impl Vcpu {
                 return Err(Stop::Failed(Error::UnknownExit {
                     vcpu: self.index,
                     exit,
-                    rip: self.rip(shared),
+                    at: self.place(shared).0,
                 }));
             }
-            Err(error) => return self.run_failed(error),
+            Err(error) => return self.run_failed(error, shared),
         }
         Ok(())
     }
 
-    fn run_failed(&mut self, error: kvm_ioctls::Error) -> Result<(), Stop> {
+    fn run_failed(&mut self, error: kvm_ioctls::Error, shared: &Shared) -> Result<(), Stop> {
         match error.errno() {
             // Kicked, or stopped by a debugger: `run` looks whether the machine has ended.
             libc::EINTR => {
@@ -181,10 +181,15 @@ impl Vcpu {
             }
             // An application processor got its INIT or SIPI.
             libc::EAGAIN => Ok(()),
-            _ => Err(Stop::Failed(Error::Run {
-                vcpu: self.index,
-                source: error,
-            })),
+            _ => {
+                let (at, bytes) = self.place(shared);
+                Err(Stop::Failed(Error::Run {
+                    vcpu: self.index,
+                    at,
+                    bytes,
+                    source: error,
+                }))
+            }
         }
     }
 
@@ -203,17 +208,18 @@ impl Vcpu {
         let suberror = unsafe { run.__bindgen_anon_1.internal }.suberror;
         // Newer KVMs hand out the instruction's bytes with the exit. Older ones do not, and memory has the
         // same ones.
-        let (rip, bytes) = host::next_instruction(&self.fd, &shared.memory);
+        let (at, bytes) = self.place(shared);
         Error::InternalError {
             vcpu: self.index,
             suberror,
-            rip,
+            at,
             bytes,
         }
     }
 
-    fn rip(&self, shared: &Shared) -> u64 {
-        host::next_instruction(&self.fd, &shared.memory).0
+    /// Where the vCPU is, and the bytes of the instruction there.
+    fn place(&self, shared: &Shared) -> (u64, Vec<u8>) {
+        host::next_instruction(&self.fd, &shared.memory)
     }
 }
 

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use kami_devices::GuestMemory;
 use kami_devices::bus::{BusBuilder, BusDevice};
 use kami_devices::ioapic::IoApic;
-use kami_devices::pci::PciRoot;
-use kami_devices::pci::root::{ConfigPorts, Ecam, MemoryWindow, Windows};
+use kami_devices::pci::root::{ConfigPorts, Ecam, MemoryWindow};
 use kami_devices::platform::{AcpiPower, I8042, PowerEvent, Pvpanic, Rtc};
 use kami_devices::serial::Serial;
 use kami_devices::virtio::device::VirtioDevice;
-use kami_devices::virtio::pci::{self, VirtioPci};
+use kami_devices::virtio::pci::VirtioPci;
 
+use crate::arch::pci::PciBus;
 use crate::arch::x86_64::layout::{
     ACPI_REGISTERS, COM1, COM1_IRQ, ECAM, GED_IRQ, I8042 as I8042_PORTS, IO_APIC, PCI_CONFIG,
     PCI_WINDOW_32, PVPANIC, Ports, RTC, Range,
@@ -48,8 +48,9 @@ pub fn attach(
     let io_apic = IoApic::new(interrupts.clone());
     let console = Arc::new(Serial::new(io_apic.pin(COM1_IRQ), console));
     let power = Arc::new(AcpiPower::new(io_apic.pin(GED_IRQ), on_power(ending)));
-    let functions = functions(interrupts, memory, devices)?;
-    let root = Arc::new(pci_root(&functions)?);
+    let mut pci = PciBus::new(PCI_WINDOW_32, interrupts, memory);
+    let functions = pci.add_all(devices)?;
+    let root = Arc::new(pci.root);
 
     let mut mmio = BusBuilder::default();
     let mut add = |name, range: Range, device: Arc<dyn BusDevice>| {
@@ -104,30 +105,4 @@ fn on_power(ending: &Arc<Ending>) -> impl Fn(PowerEvent) + Send + Sync + 'static
             PowerEvent::Reset => End::Reset,
         });
     }
-}
-
-fn functions(
-    interrupts: &Arc<Interrupts>,
-    memory: &GuestMemory,
-    devices: Vec<Box<dyn VirtioDevice>>,
-) -> Result<Vec<Arc<VirtioPci>>, Error> {
-    let function = |device: Box<dyn VirtioDevice>| {
-        let routes = interrupts.function(pci::vectors(&*device));
-        let function = VirtioPci::new(device, memory.clone(), routes, interrupts.clone())?;
-        Ok(Arc::new(function))
-    };
-    devices.into_iter().map(function).collect()
-}
-
-/// BARs are given places below 4 GiB, as firmware does with small ones: a guest reaches them there before it
-/// has mapped anything above. The window above is the guest's to use.
-fn pci_root(functions: &[Arc<VirtioPci>]) -> Result<PciRoot, Error> {
-    let mut root = PciRoot::new(Windows {
-        low: PCI_WINDOW_32.start.0..PCI_WINDOW_32.end(),
-        high: 0..0,
-    });
-    for function in functions {
-        root.add(function.clone())?;
-    }
-    Ok(root)
 }

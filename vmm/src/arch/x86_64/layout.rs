@@ -5,41 +5,8 @@
 //! own once it has read them (`Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol"). Left out on
 //! purpose: legacy video memory, option ROMs, a BIOS data area.
 
-use vm_memory::GuestAddress;
-
-pub const KIB: u64 = 1 << 10;
-pub const MIB: u64 = 1 << 20;
-pub const GIB: u64 = 1 << 30;
-
-/// The size of a page, and the granularity of RAM, in bytes.
-pub const PAGE_BYTES: u64 = 4 * KIB;
-
-/// A range of guest-physical addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
-    pub start: GuestAddress,
-    /// In bytes.
-    pub len: u64,
-}
-
-impl Range {
-    pub const fn new(start: u64, len: u64) -> Self {
-        Self {
-            start: GuestAddress(start),
-            len,
-        }
-    }
-
-    /// The first address after the range.
-    pub const fn end(&self) -> u64 {
-        self.start.0 + self.len
-    }
-
-    /// Whether `len` bytes from `start` on lie within the range.
-    pub fn contains(&self, start: u64, len: u64) -> bool {
-        start >= self.start.0 && start.checked_add(len).is_some_and(|end| end <= self.end())
-    }
-}
+use crate::arch::range::ascending;
+pub use crate::arch::range::{GIB, KIB, MIB, PAGE_BYTES, Range};
 
 // ---- RAM below 1 MiB ----------------------------------------------------------------------------
 
@@ -96,18 +63,6 @@ pub const MAX_MEMORY_BYTES: u64 = 4096 * GIB - (HIGH_RAM_START - LOW_RAM_END);
 /// The lowest place and the size of the BARs above 4 GiB. 256 GiB to 512 GiB is within 39 address
 /// bits, which is what small Intel processors have.
 const PCI_WINDOW_64: Range = Range::new(256 * GIB, 256 * GIB);
-
-/// Ranges ascend and do not touch each other's bytes.
-const fn ascending(ranges: &[Range]) -> bool {
-    let mut i = 1;
-    while i < ranges.len() {
-        if ranges[i - 1].end() > ranges[i].start.0 {
-            return false;
-        }
-        i += 1;
-    }
-    true
-}
 
 const _: () = assert!(ascending(&[
     GDT,
@@ -266,12 +221,5 @@ mod tests {
         assert!(pci_window_64(6 * GIB, 39).is_some());
         assert_eq!(pci_window_64(6 * GIB, 36), None);
         assert_eq!(pci_window_64(300 * GIB, 39), None);
-    }
-
-    #[test]
-    fn containment_does_not_wrap() {
-        assert!(CMDLINE.contains(0x2_0000, 64 * KIB));
-        assert!(!CMDLINE.contains(0x2_0001, 64 * KIB));
-        assert!(!CMDLINE.contains(0x2_0001, u64::MAX));
     }
 }

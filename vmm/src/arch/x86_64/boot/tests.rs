@@ -1,7 +1,8 @@
 use std::io::Write;
 
-use kami_kernels::Architecture;
+use kami_kernels::{Architecture, Segment};
 use tempfile::NamedTempFile;
+use vm_memory::Bytes;
 
 use super::*;
 use crate::arch::x86_64::layout::{ACPI, GIB, START_INFO, ZERO_PAGE, ram};

@@ -1,0 +1,62 @@
+//! The machine's PCI bus, the same on every architecture: a host bridge in slot 0, then the devices.
+
+use std::sync::Arc;
+
+use kami_devices::GuestMemory;
+use kami_devices::pci::PciRoot;
+use kami_devices::pci::root::Windows;
+use kami_devices::virtio::device::VirtioDevice;
+use kami_devices::virtio::pci::{self, VirtioPci};
+
+use super::range::Range;
+use crate::irq::Interrupts;
+use crate::machine::Error;
+
+/// A bus under construction.
+#[derive(Debug)]
+pub struct PciBus<'a> {
+    pub root: PciRoot,
+    interrupts: &'a Arc<Interrupts>,
+    memory: &'a GuestMemory,
+}
+
+impl<'a> PciBus<'a> {
+    /// A bus whose functions' BARs lie in `window`, below 4 GiB, as firmware puts small ones: a guest reaches
+    /// them there before it has mapped anything above.
+    pub fn new(window: Range, interrupts: &'a Arc<Interrupts>, memory: &'a GuestMemory) -> Self {
+        let root = PciRoot::new(Windows {
+            low: window.start.0..window.end(),
+            high: 0..0,
+        });
+        Self {
+            root,
+            interrupts,
+            memory,
+        }
+    }
+
+    /// Makes `device` the function of the next free slot. Its BARs have addresses then.
+    ///
+    /// # Errors
+    /// The bus has no room for it.
+    pub fn add(&mut self, device: Box<dyn VirtioDevice>) -> Result<Arc<VirtioPci>, Error> {
+        let requester = self.root.next_requester()?;
+        let routes = self.interrupts.function(requester, pci::vectors(&*device));
+        let doorbells = self.interrupts.clone();
+        let function = VirtioPci::new(device, self.memory.clone(), routes, doorbells)?;
+        let function = Arc::new(function);
+        self.root.add(function.clone())?;
+        Ok(function)
+    }
+
+    /// As [`PciBus::add`], of each.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn add_all(
+        &mut self,
+        devices: Vec<Box<dyn VirtioDevice>>,
+    ) -> Result<Vec<Arc<VirtioPci>>, Error> {
+        devices.into_iter().map(|device| self.add(device)).collect()
+    }
+}
