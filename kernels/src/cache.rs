@@ -1,20 +1,22 @@
-//! The cache of unpacked kernels: one vmlinux for each bzImage ever booted, named by the bzImage's BLAKE3 digest.
+//! The cache of unpacked kernels: one file for each packed kernel ever booted, named by the packed file's BLAKE3 digest.
 //!
 //! Beside `DIGEST.vmlinux` stands `DIGEST.seal`, one line of text: size, modification time (ns since 1970) and
-//! BLAKE3 digest of the vmlinux. An entry whose size and time agree with its seal is taken as it is; another
-//! is read whole and taken if its digest agrees; else it is remade. So a launch pays for hashing the bzImage
-//! only, and a file cut short, edited or restored is found. Bits that rot without a write are not: that is the
+//! BLAKE3 digest of the unpacked kernel. An entry whose size and time agree with its seal is taken as it is; another
+//! is read whole and taken if its digest agrees; else it is remade. So a launch pays for hashing the packed
+//! file only, and a file cut short, edited or restored is found. Bits that rot without a write are not: that is the
 //! file system's to find.
 //!
 //! Files are written under another name, synced, then renamed. An advisory lock on the folder lets one process
 //! at a time write, so that two first launches of one kernel unpack it once. Entries are not evicted.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, FileKind, Kernel, Unbootable, bzimage, elf, head, kind};
+use crate::input::{self, Input};
+use crate::packed::Packed;
+use crate::{Architecture, Error, FileKind, Kernel, Unbootable, arm64_image, elf, kind};
 
 /// A folder of unpacked kernels. Many processes may use one folder at once.
 #[derive(Debug, Clone)]
@@ -38,49 +40,73 @@ impl Cache {
         Self { folder }
     }
 
-    /// Opens the kernel at `path`: an ELF file as it is, a bzImage as its cached vmlinux, unpacking it first where
-    /// the cache does not have it.
+    /// Opens the kernel at `path` to be run on this host: an ELF file or an Image as it is, a packed kernel as
+    /// its cached unpacked one, unpacking it first where the cache does not have it.
     ///
     /// # Errors
     /// Where the file cannot be read, is no kernel that boots on this host, or the cache cannot be written.
     pub fn open(&self, path: &Path) -> Result<Kernel, Error> {
-        let file = crate::open(path)?;
-        let read = |source| Error::read(path, source);
-        match kind::of_head(&head(&file, kind::HEAD_BYTES).map_err(read)?) {
-            FileKind::BzImage => self.open_bzimage(file, path),
-            FileKind::Elf { .. } => elf::open_elf_file(file, path),
-            // Looks deeper than the head, for the error's sake.
-            _ => Err(Error::unbootable(
-                path,
-                Unbootable::of_kind(kind::identify(path)?),
-            )),
-        }
+        self.open_for(path, Some(Architecture::HOST))
     }
 
-    fn open_bzimage(&self, file: File, path: &Path) -> Result<Kernel, Error> {
-        let read = |source| Error::read(path, source);
-        let header = bzimage::read_header(&file, path)?;
+    /// The same for a kernel of any [`Architecture`], whether or not this host runs it.
+    ///
+    /// # Errors
+    /// As [`Cache::open`].
+    pub fn open_any(&self, path: &Path) -> Result<Kernel, Error> {
+        self.open_for(path, None)
+    }
+
+    fn open_for(&self, path: &Path, host: Option<Architecture>) -> Result<Kernel, Error> {
+        let file = input::open(path)?;
+        let input = Input { file: &file, path };
+        let head = input.head()?;
+        let kind = kind::of_head(&head);
+        if let Some(machine) = kind.machine() {
+            Unbootable::check_machine(&machine, host).map_err(|e| input.unbootable(e))?;
+        }
+        let packed = match kind {
+            FileKind::Elf { .. } => return elf::open_file(file, path, host),
+            FileKind::Arm64Image => return arm64_image::open_file(file, path, host),
+            FileKind::BzImage { .. } => Packed::in_bzimage(input, &head)?,
+            FileKind::EfiZboot { .. } => Packed::in_zboot(input, &head)?,
+            FileKind::Compressed(compression) => Packed::whole(input, compression)?,
+            other => return Err(input.unbootable(Unbootable::NotKernel(other))),
+        };
+        self.open_packed(input, packed, host)
+    }
+
+    fn open_packed(
+        &self,
+        input: Input<'_>,
+        packed: Packed,
+        host: Option<Architecture>,
+    ) -> Result<Kernel, Error> {
         let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(&file).map_err(read)?;
+        let mut file = input.file;
+        file.rewind().map_err(|e| input.read_error(e))?;
+        hasher
+            .update_reader(file)
+            .map_err(|e| input.read_error(e))?;
         let name = hasher.finalize().to_hex();
         let vmlinux = self.folder.join(format!("{name}.vmlinux"));
         let seal = self.folder.join(format!("{name}.seal"));
         let unpacked = match open_sealed(&vmlinux, &seal) {
             Some(unpacked) => unpacked,
-            None => self.unpack(&file, path, &header, &vmlinux, &seal)?,
+            None => self.unpack(input, &packed, host, &vmlinux, &seal)?,
         };
-        let mut kernel =
-            elf::open_elf_file(unpacked, &vmlinux).map_err(|error| error.about(path))?;
-        kernel.setup_header = Some(header.setup_header);
+        let kernel = crate::open_unpacked_for(unpacked, &vmlinux, host);
+        let mut kernel = kernel.map_err(|error| error.about(input.path))?;
+        kernel.setup_header = packed.setup_header;
         Ok(kernel)
     }
 
-    /// Unpacks a bzImage into the cache, unless another process has done so meanwhile.
+    /// Unpacks a kernel into the cache, unless another process has done so meanwhile.
     fn unpack(
         &self,
-        file: &File,
-        path: &Path,
-        header: &bzimage::Header,
+        input: Input<'_>,
+        packed: &Packed,
+        host: Option<Architecture>,
         vmlinux: &Path,
         seal: &Path,
     ) -> Result<File, Error> {
@@ -101,7 +127,7 @@ impl Cache {
             .truncate(true)
             .open(&partial)
             .map_err(write)?;
-        let unpacked = bzimage::unpack_payload(file, path, header, &mut out, &partial);
+        let unpacked = packed.unpack(input, host, &mut out, &partial);
         let (bytes, digest) = unpacked.inspect_err(|_| {
             // Best effort: the next sweep takes what stays.
             let _ = std::fs::remove_file(&partial);
@@ -161,7 +187,7 @@ impl Seal {
     }
 }
 
-/// The cached vmlinux, if it is there and is what its seal says.
+/// The cached kernel, if it is there and is what its seal says.
 fn open_sealed(vmlinux: &Path, seal: &Path) -> Option<File> {
     let seal = Seal::from_line(&std::fs::read_to_string(seal).ok()?)?;
     let file = File::open(vmlinux).ok()?;

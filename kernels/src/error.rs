@@ -3,7 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{Architecture, Compression, FileKind};
+use crate::{Architecture, Compression, FileKind, Machine};
+
+/// What to give on this host.
+const KERNELS_HELP: &str = match Architecture::HOST {
+    Architecture::Aarch64 => "give an arm64 Image (/boot/vmlinuz-…), compressed or not",
+    _ => "give a bzImage (/boot/vmlinuz-…) or an ELF vmlinux",
+};
 
 /// Why a kernel file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +29,7 @@ pub enum Error {
 #[derive(Debug, thiserror::Error)]
 pub enum Unbootable {
     #[error("a kernel for {found}, this host is {host}")]
-    WrongMachine { found: String, host: Architecture },
+    WrongMachine { found: Machine, host: Architecture },
     #[error("{0}, not a kernel that boots here")]
     NotKernel(FileKind),
     #[error("truncated: its header promises {promised_bytes} bytes, the file holds {holds_bytes}")]
@@ -39,6 +45,16 @@ pub enum Unbootable {
     BadSetupHeader(&'static str),
     #[error("malformed ELF: {0}")]
     BadElf(String),
+    #[error("malformed arm64 Image: {0}")]
+    BadImageHeader(&'static str),
+    #[error("a big-endian kernel, this host's guests are little-endian")]
+    BigEndian,
+    #[error("an ELF file for arm64, whose kernels start as an Image only")]
+    Arm64Elf,
+    #[error("it holds no compressed kernel")]
+    NoPayload,
+    #[error("what it holds is {0}, not a kernel that boots here")]
+    HoldsNoKernel(FileKind),
     #[error("an ELF {0}, not a kernel")]
     NotKernelElf(&'static str),
     #[error("its kernel is compressed with {0}, which cannot be unpacked here")]
@@ -62,23 +78,23 @@ pub enum Unbootable {
         promised_bytes: u64,
         limit_bytes: u64,
     },
+    #[error("it unpacks to more than the {limit_bytes} bytes allowed")]
+    Unbounded { limit_bytes: u64 },
 }
 
 impl Unbootable {
-    /// What to say of a file of a kind that is neither bzImage nor ELF.
-    pub(crate) fn of_kind(kind: FileKind) -> Self {
-        let host = Architecture::HOST;
-        match kind {
-            FileKind::Arm64Image if host != Architecture::Aarch64 => Self::WrongMachine {
-                found: Architecture::Aarch64.to_string(),
-                host,
-            },
-            FileKind::EfiZboot { machine: found } | FileKind::Pe { machine: found }
-                if found != host.to_string() =>
-            {
-                Self::WrongMachine { found, host }
-            }
-            other => Self::NotKernel(other),
+    /// The architecture of a kernel for `machine`, if `host` runs it, or if it is known here where there is no host.
+    pub(crate) fn check_machine(
+        machine: &Machine,
+        host: Option<Architecture>,
+    ) -> Result<Architecture, Self> {
+        match (machine, host) {
+            (Machine::Known(known), None) => Ok(*known),
+            (Machine::Known(known), Some(host)) if known.runs_on(host) => Ok(*known),
+            _ => Err(Self::WrongMachine {
+                found: machine.clone(),
+                host: host.unwrap_or(Architecture::HOST),
+            }),
         }
     }
 }
@@ -117,8 +133,9 @@ impl Error {
             Unbootable::NotKernel(FileKind::Ramdisk { .. }) => {
                 Some("this looks like an initial ramdisk: give it with --initrd")
             }
-            Unbootable::NotKernel(_) | Unbootable::NotKernelElf(_) => {
-                Some("give a bzImage (/boot/vmlinuz-…) or an ELF vmlinux")
+            Unbootable::NotKernel(_) | Unbootable::NotKernelElf(_) => Some(KERNELS_HELP),
+            Unbootable::Arm64Elf => {
+                Some("give the Image that was built from it (arch/arm64/boot/Image)")
             }
             Unbootable::Truncated { .. }
             | Unbootable::Corrupt { .. }

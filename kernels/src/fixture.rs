@@ -1,4 +1,4 @@
-//! Kernel files for tests, small and made to order: an ELF kernel, a bzImage around it, ramdisks.
+//! Kernel files for tests, small and made to order: ELF kernels, an arm64 Image, and what packs them.
 
 #![expect(clippy::cast_possible_truncation, reason = "fixtures are small")]
 
@@ -53,34 +53,60 @@ impl Elf {
         }
     }
 
+    /// The same for i386, in an ELF file of 32 bits.
+    pub fn kernel_i386(pvh: Option<&[u8]>) -> Self {
+        Self {
+            machine: 3,
+            class: 1,
+            ..Self::kernel(pvh)
+        }
+    }
+
+    /// Bytes of the file header and of a program header.
+    pub fn header_bytes(&self) -> (u64, u64) {
+        match self.class {
+            1 => (52, 32),
+            _ => (64, 56),
+        }
+    }
+
     pub fn bytes(&self) -> Vec<u8> {
+        let (header_bytes, part_bytes) = self.header_bytes();
+        // A word of the class.
+        let word = |value: u64| value.to_le_bytes()[..if self.class == 1 { 4 } else { 8 }].to_vec();
         let mut file = vec![0x7f, b'E', b'L', b'F', self.class, 1, 1];
         file.resize(16, 0);
         file.extend(self.file_type.to_le_bytes());
         file.extend(self.machine.to_le_bytes());
         file.extend(1u32.to_le_bytes());
-        file.extend(self.entry.to_le_bytes());
-        file.extend(64u64.to_le_bytes());
-        file.extend([0; 12]);
-        for half in [64, 56, self.parts.len() as u16, 0, 0, 0] {
+        file.extend([word(self.entry), word(header_bytes), word(0)].concat());
+        file.extend([0; 4]);
+        let count = self.parts.len() as u16;
+        for half in [header_bytes as u16, part_bytes as u16, count, 0, 0, 0] {
             file.extend(half.to_le_bytes());
         }
         let mut data: Vec<u8> = Vec::new();
-        let data_start = 64 + 56 * self.parts.len() as u64;
+        let data_start = header_bytes + part_bytes * u64::from(count);
         for part in &self.parts {
+            let flags = 7u32.to_le_bytes();
             file.extend(part.kind.to_le_bytes());
-            file.extend(7u32.to_le_bytes());
+            if self.class == 2 {
+                file.extend(flags);
+            }
             let length = part.bytes.len() as u64;
-            for word in [
+            for value in [
                 data_start + data.len() as u64,
                 part.address,
                 part.address,
                 length,
                 part.memory_bytes,
-                4,
             ] {
-                file.extend(word.to_le_bytes());
+                file.extend(word(value));
             }
+            if self.class == 1 {
+                file.extend(flags);
+            }
+            file.extend(word(4));
             data.extend(&part.bytes);
         }
         file.extend(data);
@@ -131,6 +157,62 @@ pub fn bzimage(payload: &[u8]) -> Vec<u8> {
     file.extend([0xcc; 99]);
     file
 }
+
+/// The bytes that [`arm64_image`] has in the file and in memory.
+pub const IMAGE_BYTES: u64 = 0x2000;
+pub const IMAGE_MEMORY_BYTES: u64 = 0x5000;
+
+/// A file with the PE header of an EFI program for this machine, and one section from 0x200 on.
+pub fn pe(machine: u16, file_bytes: u64) -> Vec<u8> {
+    const HEADER: usize = 0x80;
+    const SECTION: usize = HEADER + 24 + 0x70;
+    let mut file: Vec<u8> = (0..file_bytes).map(|at| (at * 5 % 251) as u8).collect();
+    file[..0x200].fill(0);
+    file[..2].copy_from_slice(b"MZ");
+    file[0x3c] = HEADER as u8;
+    file[HEADER..HEADER + 4].copy_from_slice(b"PE\0\0");
+    file[HEADER + 4..HEADER + 6].copy_from_slice(&machine.to_le_bytes());
+    file[HEADER + 6] = 1;
+    file[HEADER + 20] = 0x70;
+    file[SECTION + 16..SECTION + 20].copy_from_slice(&(file_bytes as u32 - 0x200).to_le_bytes());
+    file[SECTION + 20..SECTION + 24].copy_from_slice(&0x200u32.to_le_bytes());
+    file
+}
+
+/// An arm64 Image of today: text_offset 0, little-endian, 4 KiB pages, anywhere in memory; an EFI program too.
+pub fn arm64_image() -> Vec<u8> {
+    let mut file = pe(0xaa64, IMAGE_BYTES);
+    file[16..24].copy_from_slice(&IMAGE_MEMORY_BYTES.to_le_bytes());
+    file[24] = 0b1010;
+    file[0x38..0x3c].copy_from_slice(b"ARM\x64");
+    file
+}
+
+/// An EFI zboot program around `packed`, which is [`payload`]'s, as zboot-header.S and Makefile.zboot have it.
+pub fn zboot(compression: Compression, packed: &[u8]) -> Vec<u8> {
+    const PAYLOAD_OFFSET: u64 = 0x400;
+    let mut file = pe(0xaa64, PAYLOAD_OFFSET);
+    let size_bytes = if compression.size_is_appended() { 4 } else { 0 };
+    let payload_bytes = packed.len() as u32 - size_bytes;
+    file[4..8].copy_from_slice(b"zimg");
+    file[8..12].copy_from_slice(&(PAYLOAD_OFFSET as u32).to_le_bytes());
+    file[12..16].copy_from_slice(&payload_bytes.to_le_bytes());
+    file[24..28].copy_from_slice(b"comp");
+    file.extend(packed);
+    // The decompressor, and what a signature for secure boot adds.
+    file.extend([0xcc; 99]);
+    file
+}
+
+/// All compressions that are read here.
+pub const READ: [Compression; 6] = [
+    Compression::Gzip,
+    Compression::Bzip2,
+    Compression::Lzma,
+    Compression::Xz,
+    Compression::Lz4,
+    Compression::Zstd,
+];
 
 /// Compresses as the kernel's build does, with the size after it where that is the custom.
 pub fn payload(compression: Compression, bytes: &[u8]) -> Vec<u8> {

@@ -5,30 +5,33 @@
 //! ELF, PE/COFF and `Documentation/driver-api/early-userspace/buffer-format.rst` (cpio).
 
 use std::fmt;
-use std::io::{BufReader, Read};
 use std::path::Path;
 
-use crate::{Compression, Error, bzimage, elf, head};
-
-/// Bytes that the recognition of a file needs: the bzImage setup header and the PE header are the farthest.
-pub(crate) const HEAD_BYTES: usize = 4096;
+use crate::input::{self, Input};
+use crate::packed::Packed;
+use crate::{Architecture, Compression, Error, Machine, arm64_image, bzimage, elf, pe, zboot};
 
 /// What a file's content says it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileKind {
-    /// A Linux kernel for x86 that unpacks itself.
-    BzImage,
-    /// An ELF file, with the name of the machine that it is for.
-    Elf { machine: String },
-    /// An uncompressed Linux kernel for aarch64.
+    /// A Linux kernel for x86 that unpacks itself. Before boot protocol 2.12 its header does not tell for which.
+    BzImage { architecture: Option<Architecture> },
+    /// An ELF file.
+    Elf { machine: Machine },
+    /// An uncompressed Linux kernel for arm64.
     Arm64Image,
     /// An EFI program that unpacks a compressed kernel; `machine` as its PE header says.
-    EfiZboot { machine: String },
+    EfiZboot { machine: Machine },
     /// Another EFI or Windows program; a unified kernel image is one.
-    Pe { machine: String },
+    Pe { machine: Machine },
+    /// A kernel of another kind, compressed as a whole: `Image.gz`.
+    CompressedKernel {
+        compression: Compression,
+        kernel: Box<Self>,
+    },
     /// A cpio archive, bare or compressed: an initial ramdisk.
     Ramdisk { compression: Option<Compression> },
-    /// Compressed data that is no cpio archive within.
+    /// Compressed data that is neither kernel nor cpio archive within.
     Compressed(Compression),
     /// No bytes at all.
     Empty,
@@ -36,21 +39,51 @@ pub enum FileKind {
     Unknown,
 }
 
-/// Says what the file at `path` is.
+impl FileKind {
+    /// The machine that a program of this kind is for, as far as its headers tell.
+    #[must_use]
+    pub fn machine(&self) -> Option<Machine> {
+        match self {
+            Self::BzImage { architecture } => architecture.map(Machine::Known),
+            Self::Arm64Image => Some(Architecture::Aarch64.into()),
+            Self::Elf { machine } | Self::EfiZboot { machine } | Self::Pe { machine } => {
+                Some(machine.clone())
+            }
+            Self::CompressedKernel { kernel, .. } => kernel.machine(),
+            Self::Ramdisk { .. } | Self::Compressed(_) | Self::Empty | Self::Unknown => None,
+        }
+    }
+}
+
+/// Says what the file at `path` is. Looks into compressed data, at the first bytes.
 ///
 /// # Errors
 /// Where the file cannot be opened or read.
 pub fn identify(path: &Path) -> Result<FileKind, Error> {
-    let file = crate::open(path)?;
-    let first = head(&file, HEAD_BYTES).map_err(|source| Error::read(path, source))?;
-    let kind = of_head(&first);
-    if let FileKind::Compressed(compression) = kind
-        && holds_cpio(compression, BufReader::new(file))
-    {
-        let compression = Some(compression);
-        return Ok(FileKind::Ramdisk { compression });
+    let file = input::open(path)?;
+    let input = Input { file: &file, path };
+    let head = input.head()?;
+    Ok(match of_head(&head) {
+        FileKind::Compressed(compression) => {
+            match Packed::whole(input, compression)?.content(input) {
+                Some(content) => compressed(compression, content),
+                None => FileKind::Compressed(compression),
+            }
+        }
+        FileKind::BzImage { architecture: None } => FileKind::BzImage {
+            architecture: bzimage_content(input, &head),
+        },
+        other => other,
+    })
+}
+
+/// The machine of the ELF file within a bzImage; nothing where it cannot be told.
+fn bzimage_content(input: Input<'_>, head: &[u8]) -> Option<Architecture> {
+    let content = Packed::in_bzimage(input, head).ok()?.content(input)?;
+    match content.machine()? {
+        Machine::Known(architecture) => Some(architecture),
+        Machine::Other(_) => None,
     }
-    Ok(kind)
 }
 
 /// What a file that begins with `head` is. Does not look into compressed data.
@@ -58,16 +91,16 @@ pub(crate) fn of_head(head: &[u8]) -> FileKind {
     if head.is_empty() {
         FileKind::Empty
     } else if bzimage::is_bzimage(head) {
-        FileKind::BzImage
+        let architecture = bzimage::architecture(head);
+        FileKind::BzImage { architecture }
     } else if let Some(machine) = elf::machine_of(head) {
         FileKind::Elf { machine }
-    } else if head.get(0x38..0x3c) == Some(b"ARM\x64") {
-        // booting.rst: the magic stands after code0/code1, whether or not these spell "MZ" for EFI.
+    } else if arm64_image::is_image(head) {
         FileKind::Arm64Image
-    } else if let Some(machine) = pe_machine(head) {
-        match head.get(4..8) {
-            Some(b"zimg") => FileKind::EfiZboot { machine },
-            _ => FileKind::Pe { machine },
+    } else if let Some(machine) = pe::machine_of(head) {
+        match zboot::is_zboot(head) {
+            true => FileKind::EfiZboot { machine },
+            false => FileKind::Pe { machine },
         }
     } else if is_cpio(head) {
         FileKind::Ramdisk { compression: None }
@@ -76,48 +109,37 @@ pub(crate) fn of_head(head: &[u8]) -> FileKind {
     }
 }
 
+/// What a file is that `compression` as a whole unpacks to `content`.
+pub(crate) fn compressed(compression: Compression, content: FileKind) -> FileKind {
+    match content {
+        FileKind::Elf { .. } | FileKind::Arm64Image => FileKind::CompressedKernel {
+            compression,
+            kernel: Box::new(content),
+        },
+        FileKind::Ramdisk { compression: None } => FileKind::Ramdisk {
+            compression: Some(compression),
+        },
+        _ => FileKind::Compressed(compression),
+    }
+}
+
 /// buffer-format.rst: newc, without and with checksums.
 fn is_cpio(head: &[u8]) -> bool {
     head.starts_with(b"070701") || head.starts_with(b"070702")
 }
 
-fn holds_cpio(compression: Compression, packed: BufReader<std::fs::File>) -> bool {
-    let Ok(Some(mut reader)) = compression.reader(packed) else {
-        return false;
-    };
-    let mut first = [0; 6];
-    reader.read_exact(&mut first).is_ok() && is_cpio(&first)
-}
-
-/// The machine of a PE/COFF file: "MZ", the PE header's offset at 0x3c, "PE\0\0", a u16.
-fn pe_machine(head: &[u8]) -> Option<String> {
-    if !head.starts_with(b"MZ") {
-        return None;
-    }
-    let at = usize::try_from(bzimage::read_u32(head, 0x3c)?).ok()?;
-    let header = head.get(at..)?;
-    if !header.starts_with(b"PE\0\0") {
-        return None;
-    }
-    Some(match bzimage::read_u16(header, 4)? {
-        0x014c => "i386".to_owned(),
-        0x8664 => "x86_64".to_owned(),
-        0xaa64 => "arm64".to_owned(),
-        0x01c2 => "arm".to_owned(),
-        0x5064 => "riscv64".to_owned(),
-        0x6264 => "loongarch64".to_owned(),
-        other => format!("machine type {other:#x}"),
-    })
-}
-
 impl fmt::Display for FileKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BzImage => f.write_str("a bzImage"),
+            Self::BzImage { .. } => f.write_str("a bzImage"),
             Self::Elf { machine } => write!(f, "an ELF file for {machine}"),
             Self::Arm64Image => f.write_str("an arm64 Image"),
             Self::EfiZboot { machine } => write!(f, "an EFI zboot program for {machine}"),
             Self::Pe { machine } => write!(f, "an EFI (PE) program for {machine}"),
+            Self::CompressedKernel {
+                compression,
+                kernel,
+            } => write!(f, "{compression}-compressed data, {kernel} within"),
             Self::Ramdisk { compression: None } => f.write_str("an initial ramdisk (cpio)"),
             Self::Ramdisk {
                 compression: Some(compression),

@@ -1,15 +1,17 @@
-//! Which kernel boots, and from where: recognises kernel files by their content, unpacks a bzImage once into a
+//! Which kernel boots, and from where: recognises kernel files by their content, unpacks a packed one once into a
 //! cache, and says as plain data what goes where in guest memory. Also carries the bare-metal test guest.
 //!
-//! Implements the file formats of Linux `Documentation/arch/x86/boot.rst` (bzImage), the ELF-64 object file
-//! format and Xen's `docs/misc/pvh.pandoc` (the PVH entry). Left out on purpose: guest memory, boot parameters and
-//! registers, which are the machine's.
+//! Implements the file formats of Linux `Documentation/arch/x86/boot.rst` (bzImage), `Documentation/arch/arm64/booting.rst`
+//! (Image) and EFI zboot, the ELF object file formats and Xen's `docs/misc/pvh.pandoc` (the PVH entry). Left out on
+//! purpose: guest memory, boot parameters and registers, which are the machine's.
 
 #![cfg_attr(
     not(test),
     deny(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+mod architecture;
+mod arm64_image;
 mod bzimage;
 mod cache;
 mod compression;
@@ -18,29 +20,31 @@ mod error;
 #[cfg(test)]
 mod fixture;
 pub mod guest;
+mod input;
 mod kind;
+mod packed;
+mod pe;
+mod zboot;
 
-use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-pub use bzimage::unpack;
+pub use architecture::{Architecture, Machine};
 pub use cache::Cache;
 pub use compression::Compression;
-pub use elf::{open_elf, open_elf_file};
 pub use error::{Error, Unbootable};
 pub use kind::{FileKind, identify};
 
 /// A kernel ready to be copied into guest memory.
 #[derive(Debug)]
 pub struct Kernel {
-    /// The ELF file that the segments' offsets speak of.
+    /// The ELF file or Image that the segments' offsets speak of.
     pub file: File,
-    /// Where `file` was opened; for a bzImage, the unpacked vmlinux in the cache.
+    /// Where `file` was opened; for a packed kernel, the unpacked one in the cache.
     pub path: PathBuf,
     /// What to copy where, in ascending order of guest address, free of overlaps.
     pub segments: Vec<Segment>,
-    /// Where the first vCPU starts: the PVH entry where the kernel has one.
+    /// How and where the first vCPU starts: the PVH entry where the kernel has one.
     pub entry: Entry,
     /// The 64-bit entry point (ELF `e_entry`, a guest-physical address), where it lies within a segment.
     pub linux64_entry: Option<u64>,
@@ -76,7 +80,7 @@ pub struct Segment {
     pub file_offset: u64,
     /// Bytes that the file holds; never more than `memory_bytes`.
     pub file_bytes: u64,
-    /// Guest-physical address of the first byte.
+    /// Guest-physical address of the first byte; with [`Entry::Arm64`] it counts from the machine's base.
     pub guest_address: u64,
     /// Bytes in guest memory; those beyond `file_bytes` are zero.
     pub memory_bytes: u64,
@@ -104,53 +108,18 @@ pub enum Entry {
     Arm64(u64),
 }
 
-/// The machines whose kernels are known here. Displayed in Amazon EC2's words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Architecture {
-    X86_64,
-    I386,
-    Aarch64,
+/// Opens a kernel that is not packed, an ELF file or an Image, to be run on this host; `path` is what errors call it.
+///
+/// # Errors
+/// Where the file cannot be read, is no such kernel, is malformed or truncated, or is for another machine.
+pub fn open_unpacked(file: File, path: &Path) -> Result<Kernel, Error> {
+    open_unpacked_for(file, path, Some(Architecture::HOST))
 }
 
-impl Architecture {
-    /// The machine that this program was built for.
-    pub const HOST: Self = match std::env::consts::ARCH.as_bytes() {
-        b"aarch64" => Self::Aarch64,
-        _ => Self::X86_64,
-    };
-
-    /// Whether `host` runs kernels for this machine.
-    #[must_use]
-    pub fn runs_on(self, host: Self) -> bool {
-        self == host || (self, host) == (Self::I386, Self::X86_64)
+/// The same for `host`, or for any machine known here.
+fn open_unpacked_for(file: File, path: &Path, host: Option<Architecture>) -> Result<Kernel, Error> {
+    match kind::of_head(&input::Input { file: &file, path }.head()?) {
+        FileKind::Arm64Image => arm64_image::open_file(file, path, host),
+        _ => elf::open_file(file, path, host),
     }
-}
-
-impl fmt::Display for Architecture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::X86_64 => "x86_64",
-            Self::I386 => "i386",
-            Self::Aarch64 => "arm64",
-        })
-    }
-}
-
-/// The first bytes of `file`, up to `limit`, without moving its position.
-fn head(file: &File, limit: usize) -> std::io::Result<Vec<u8>> {
-    let mut bytes = vec![0; limit];
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match std::os::unix::fs::FileExt::read_at(file, rest, filled as u64)? {
-            0 => break,
-            count => filled += count,
-        }
-    }
-    bytes.truncate(filled);
-    Ok(bytes)
-}
-
-/// Opens `path` for reading.
-fn open(path: &Path) -> Result<File, Error> {
-    File::open(path).map_err(|source| Error::read(path, source))
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Cache, Seal};
 use crate::fixture::{self, bzimage, payload};
-use crate::{Compression, Entry, Error, Kernel, Unbootable};
+use crate::{Architecture, Compression, Entry, Error, Kernel, Unbootable};
 
 struct Fixture {
     folder: tempfile::TempDir,
@@ -27,8 +27,9 @@ impl Fixture {
         }
     }
 
+    /// Whatever the host that the tests run on.
     fn open(&self) -> Kernel {
-        self.cache.open(&self.kernel).unwrap()
+        self.cache.open_any(&self.kernel).unwrap()
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -67,6 +68,77 @@ fn bzimage_opens_as_its_vmlinux_with_its_setup_header() {
         .map(|path| path.extension().unwrap().to_owned())
         .collect();
     assert_eq!(names, ["seal", "vmlinux"]);
+}
+
+#[test]
+fn image_gz_and_zboot_open_as_the_image_within() {
+    let fixture = Fixture::new();
+    let image = fixture::arm64_image();
+    for compression in fixture::READ {
+        let zboot = fixture::zboot(compression, &payload(compression, &image));
+        for file in [fixture::compress(compression, &image), zboot] {
+            std::fs::write(&fixture.kernel, file).unwrap();
+            let kernel = fixture.open();
+            assert_eq!(kernel.entry, Entry::Arm64(0));
+            assert_eq!(kernel.architecture, Architecture::Aarch64);
+            assert_eq!(kernel.setup_header, None);
+            assert!(std::fs::read(&kernel.path).unwrap() == image);
+            // The second time there is nothing to unpack.
+            assert_eq!(fixture.open().path, kernel.path);
+        }
+    }
+    assert_eq!(fixture.files().len(), 2 * 2 * fixture::READ.len());
+}
+
+#[test]
+fn i386_bzimage_opens_with_its_setup_header() {
+    let fixture = Fixture::new();
+    let vmlinux = fixture::Elf::kernel_i386(None).bytes();
+    let mut file = bzimage(&payload(Compression::Xz, &vmlinux));
+    file[0x236] = 0;
+    std::fs::write(&fixture.kernel, file).unwrap();
+    let kernel = fixture.open();
+    assert_eq!(kernel.entry, Entry::Linux32(fixture::ADDRESS + 0x40));
+    assert_eq!(kernel.architecture, Architecture::I386);
+    assert!(kernel.setup_header.is_some());
+}
+
+#[test]
+fn wrong_architecture_is_refused_before_anything_is_unpacked() {
+    let fixture = Fixture::new();
+    let arm64 = fixture::arm64_image();
+    let i386 = fixture::Elf::kernel_i386(None).bytes();
+    let mut bzimage_i386 = bzimage(&payload(Compression::Gzip, &i386));
+    bzimage_i386[0x236] = 0;
+    let gzip = Compression::Gzip;
+    let zboot = fixture::zboot(gzip, &payload(gzip, &arm64));
+    let (x86_64, aarch64) = (Architecture::X86_64, Architecture::Aarch64);
+    for (file, found, host) in [
+        (arm64.clone(), "arm64", x86_64),
+        (zboot, "arm64", x86_64),
+        (fixture::compress(gzip, &arm64), "arm64", x86_64),
+        (bzimage_i386, "i386", aarch64),
+        (
+            bzimage(&payload(gzip, &fixture::vmlinux())),
+            "x86_64",
+            aarch64,
+        ),
+        (fixture::compress(gzip, &i386), "i386", aarch64),
+        (fixture::vmlinux(), "x86_64", aarch64),
+    ] {
+        std::fs::write(&fixture.kernel, file).unwrap();
+        let refused = fixture.cache.open_for(&fixture.kernel, Some(host));
+        match refused {
+            Err(Error::Unbootable { path, source }) => {
+                assert_eq!(path, fixture.kernel);
+                let expected = format!("a kernel for {found}, this host is {host}");
+                assert_eq!(source.to_string(), expected);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // Looking into a compressed file made the folder, and left nothing there.
+    assert_eq!(fixture.files(), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -144,16 +216,16 @@ fn concurrent_opens_all_get_the_kernel() {
 fn kernel_that_does_not_boot_is_named_as_given_and_a_failed_unpacking_leaves_nothing() {
     let fixture = Fixture::new();
     let mut elf = fixture::Elf::kernel(None);
-    elf.machine = 183;
+    elf.machine = 243;
     std::fs::write(
         &fixture.kernel,
         bzimage(&payload(Compression::Gzip, &elf.bytes())),
     )
     .unwrap();
-    match fixture.cache.open(&fixture.kernel) {
+    match fixture.cache.open_any(&fixture.kernel) {
         Err(Error::Unbootable { path, source }) => {
             assert_eq!(path, fixture.kernel);
-            assert!(source.to_string().contains("for arm64"), "{source}");
+            assert!(source.to_string().contains("for riscv"), "{source}");
         }
         other => panic!("{other:?}"),
     }
@@ -162,7 +234,7 @@ fn kernel_that_does_not_boot_is_named_as_given_and_a_failed_unpacking_leaves_not
     packed[middle] ^= 0xff;
     let before = fixture.files();
     std::fs::write(&fixture.kernel, bzimage(&packed)).unwrap();
-    match fixture.cache.open(&fixture.kernel) {
+    match fixture.cache.open_any(&fixture.kernel) {
         Err(Error::Unbootable { source, .. }) => {
             assert!(matches!(source, Unbootable::Corrupt { .. }), "{source:?}");
         }
@@ -175,7 +247,7 @@ fn kernel_that_does_not_boot_is_named_as_given_and_a_failed_unpacking_leaves_not
 fn cache_that_cannot_be_made_is_an_error_of_its_folder() {
     let fixture = Fixture::new();
     let folder = fixture.kernel.join("cache");
-    match Cache::new(&folder).open(&fixture.kernel) {
+    match Cache::new(&folder).open_any(&fixture.kernel) {
         Err(Error::Write { path, .. }) => assert_eq!(path, folder),
         other => panic!("{other:?}"),
     }

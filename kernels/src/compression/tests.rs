@@ -6,16 +6,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::Compression;
-use crate::fixture;
-
-const READ: [Compression; 6] = [
-    Compression::Gzip,
-    Compression::Bzip2,
-    Compression::Lzma,
-    Compression::Xz,
-    Compression::Lz4,
-    Compression::Zstd,
-];
+use crate::fixture::{self, READ};
 
 #[test]
 fn each_compression_is_detected_and_unpacked() {

@@ -4,17 +4,21 @@
 
 use proptest::prelude::*;
 
-use super::{open_elf, open_elf_file};
 use crate::fixture::{ADDRESS, CODE_BYTES, Elf, MEMORY_BYTES, Part, note};
-use crate::{Architecture, Entry, Error, Kernel, Segment, Unbootable};
+use crate::{Architecture, Entry, Error, Kernel, Segment, Unbootable, elf};
 
 const PVH: u64 = ADDRESS + 0x80;
 
 fn open(file: &[u8]) -> Result<Kernel, Unbootable> {
+    open_for(file, Architecture::X86_64)
+}
+
+fn open_for(file: &[u8], host: Architecture) -> Result<Kernel, Unbootable> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vmlinux");
     std::fs::write(&path, file).unwrap();
-    open_elf(&path).map_err(|error| match error {
+    let opened = elf::open_file(std::fs::File::open(&path).unwrap(), &path, Some(host));
+    opened.map_err(|error| match error {
         Error::Unbootable {
             path: named,
             source,
@@ -87,18 +91,67 @@ fn headers_far_into_the_file_are_read() {
 }
 
 #[test]
+fn i386_kernel_starts_by_its_note_or_by_the_32_bit_protocol() {
+    let kernel = open(&Elf::kernel_i386(None).bytes()).unwrap();
+    assert_eq!(kernel.entry, Entry::Linux32(ADDRESS + 0x40));
+    assert_eq!(kernel.architecture, Architecture::I386);
+    let segment = Segment {
+        file_offset: 52 + 32,
+        file_bytes: CODE_BYTES,
+        guest_address: ADDRESS,
+        memory_bytes: MEMORY_BYTES,
+    };
+    assert_eq!(kernel.segments, [segment]);
+    // It has no 64-bit entry to be started by.
+    assert_eq!(
+        kernel.by_linux64_entry().entry,
+        Entry::Linux32(ADDRESS + 0x40)
+    );
+    let kernel = open(&Elf::kernel_i386(Some(&(PVH as u32).to_le_bytes())).bytes()).unwrap();
+    assert_eq!(kernel.entry, Entry::Pvh(PVH));
+    let end_of_memory = Elf {
+        parts: vec![Part {
+            address: 0xffff_f000,
+            ..Elf::kernel_i386(None).parts[0].clone()
+        }],
+        entry: 0xffff_f000,
+        ..Elf::kernel_i386(None)
+    };
+    let kernel = open(&end_of_memory.bytes()).unwrap();
+    assert_eq!(kernel.end_address(), 0xffff_f000 + MEMORY_BYTES);
+}
+
+#[test]
+fn class_that_is_not_the_machines_is_refused() {
+    for mut elf in [Elf::kernel(None), Elf::kernel_i386(None)] {
+        elf.class = 3 - elf.class;
+        assert!(refusal(&elf).contains("its class is not that of"));
+    }
+    let mut big_endian = Elf::kernel_i386(None).bytes();
+    big_endian[5] = 2;
+    big_endian[18..20].copy_from_slice(&[0, 3]);
+    let error = open(&big_endian).unwrap_err().to_string();
+    assert!(error.contains("its class is not that of i386"), "{error}");
+}
+
+#[test]
 fn other_machines_are_named() {
     for (machine, class, name) in [
         (183, 2, "arm64"),
-        (3, 1, "i386"),
         (243, 2, "riscv"),
         (999, 2, "ELF machine 999"),
     ] {
         let mut elf = Elf::kernel(None);
         (elf.machine, elf.class) = (machine, class);
-        let expected = format!("a kernel for {name}, this host is {}", Architecture::HOST);
+        let expected = format!("a kernel for {name}, this host is x86_64");
         assert_eq!(refusal(&elf), expected);
     }
+    let error = open_for(&Elf::kernel_i386(None).bytes(), Architecture::Aarch64).unwrap_err();
+    assert_eq!(error.to_string(), "a kernel for i386, this host is arm64");
+    let mut elf = Elf::kernel(None);
+    elf.machine = 183;
+    let error = open_for(&elf.bytes(), Architecture::Aarch64).unwrap_err();
+    assert!(matches!(error, Unbootable::Arm64Elf), "{error:?}");
 }
 
 #[test]
@@ -190,8 +243,12 @@ proptest! {
     fn hostile_headers_do_not_panic_and_what_is_accepted_holds(
         changes in prop::collection::vec((16usize..64 + 3 * 56 + 60, any::<u8>()), 1..24),
         cut in 0usize..7000,
+        is_64 in any::<bool>(),
     ) {
-        let mut elf = Elf::kernel(Some(&PVH.to_le_bytes()));
+        let mut elf = match is_64 {
+            true => Elf::kernel(Some(&PVH.to_le_bytes())),
+            false => Elf::kernel_i386(Some(&PVH.to_le_bytes())),
+        };
         elf.parts.push(note(b"more"));
         let mut file = elf.bytes();
         for (at, byte) in changes {
@@ -200,7 +257,7 @@ proptest! {
         file.truncate(file.len().saturating_sub(cut));
         let mut named = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut named, &file).unwrap();
-        if let Ok(kernel) = open_elf_file(named, std::path::Path::new("test")) {
+        if let Ok(kernel) = elf::open_file(named, std::path::Path::new("test"), None) {
             let mut end = 0;
             for segment in &kernel.segments {
                 prop_assert!(segment.file_bytes <= segment.memory_bytes);

@@ -34,7 +34,7 @@ use rustix::fs::MemfdFlags;
 
 pub use report::{Disk, Outcome, Report};
 
-use crate::{Error, Kernel, elf};
+use crate::{Error, Kernel, open_unpacked};
 
 /// The test guest, an ELF file with a PVH entry and a 64-bit entry. It lies at 1 MiB and needs 2 MiB of memory.
 pub const TEST_GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/test-guest.elf"));
@@ -53,7 +53,7 @@ pub fn open() -> Result<Kernel, Error> {
     let mut file = File::from(file);
     file.write_all(TEST_GUEST)
         .map_err(|source| Error::write(path, source))?;
-    elf::open_elf_file(file, path)
+    open_unpacked(file, path)
 }
 
 /// Writes a disk of `sectors` sectors of 512 bytes that carries the test pattern.

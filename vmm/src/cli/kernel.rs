@@ -54,12 +54,12 @@ fn import(args: ImportArgs) -> Result<Exit, Error> {
 }
 
 /// What the file's content says it is. A kernel is opened as a launch would: a truncated one is
-/// refused here, and the first launch finds a bzImage unpacked.
+/// refused here, and the first launch finds a packed one unpacked. It need not be for this host.
 fn kind_of(store: &Store, path: &Path) -> Result<(KernelKind, Option<architecture::Word>), Error> {
     match kami_kernels::identify(path)? {
         FileKind::Ramdisk { .. } => Ok((KernelKind::Ramdisk, None)),
         _ => {
-            let kernel = Cache::new(store.home().join("cache")).open(path)?;
+            let kernel = Cache::new(store.home().join("cache")).open_any(path)?;
             Ok((
                 KernelKind::Kernel,
                 Some(architecture::word(kernel.architecture)),
