@@ -4,7 +4,9 @@
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 target=${CARGO_TARGET_DIR:-$top/target}
-triple=x86_64-unknown-linux-gnu
+triple=$(uname -m)-unknown-linux-gnu
+# How a static binary that others get is compiled: no path of this machine comes into it.
+static_flags="-C target-feature=+crt-static --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
@@ -77,6 +79,6 @@ only_one() {
 # build_kami: the static release binary, as $kami.
 build_kami() {
     need_rust
-    (cd "$top" && RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked -p kami-vmm --bin kami --target "$triple") >&2
+    (cd "$top" && RUSTFLAGS=$static_flags cargo build --release --locked -p kami-vmm --bin kami --target "$triple") >&2
     kami=$target/$triple/release/kami
 }
