@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use kami_image::{manifest, snapshot, store};
+use kami_kernels::Unbootable;
 
 use crate::arch::host;
 use crate::architecture;
@@ -50,7 +51,6 @@ impl Error {
             Self::Kernel(error) | Self::Launch(launch::Error::Kernel(error)) => of_kernel(error),
             Self::Launch(
                 launch::Error::ImageArchitecture { .. }
-                | launch::Error::KernelArchitecture { .. }
                 | launch::Error::Mismatch { .. }
                 | launch::Error::NoKernel { .. },
             ) => Exit::BadInput,
@@ -67,13 +67,11 @@ impl Error {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Store(error) | Self::Launch(launch::Error::Store(error)) => error.help(),
-            Self::Kernel(error) | Self::Launch(launch::Error::Kernel(error)) => {
-                error.help().map(str::to_owned)
-            }
+            Self::Kernel(error) => error.help().map(str::to_owned),
             Self::Launch(error) => of_architecture(error).or_else(|| of_launch(error)),
             Self::BackgroundStdio => Some("`kami logs -f` follows its console".into()),
             Self::NoKernel { .. } => {
-                Some("give a bzImage, an ELF vmlinux or a cpio archive".into())
+                Some("give a bzImage, an arm64 Image, an ELF vmlinux or a cpio archive".into())
             }
             _ => None,
         }
@@ -133,7 +131,10 @@ fn of_architecture(error: &launch::Error) -> Option<String> {
             "launch it on a host for {word}; this one runs images for {}",
             architecture::all_of_host()
         )),
-        launch::Error::KernelArchitecture { .. } => Some(format!(
+        launch::Error::Kernel(kami_kernels::Error::Unbootable {
+            source: Unbootable::WrongMachine { .. },
+            ..
+        }) => Some(format!(
             "give a kernel for {} with --kernel FILE",
             architecture::all_of_host()
         )),
@@ -150,6 +151,7 @@ fn of_launch(error: &launch::Error) -> Option<String> {
             "give one with --kernel FILE, or put one into the store with `kami kernel import` and \
              name its id as KernelId in the manifest"
         }
+        launch::Error::Kernel(error) => error.help()?,
         launch::Error::Memory(_) => "give the guest less with --memory",
         launch::Error::Machine(machine::Error::OpenKvm(error)) => permission_help(error),
         launch::Error::Machine(error) if error.is_kvm_giving_up() => of_kvm(),

@@ -21,7 +21,7 @@ pub struct Args {
     /// The image: its id, a unique start of it, or its name
     image: String,
 
-    /// Boot this kernel (bzImage or ELF) instead of the image's
+    /// Boot this kernel instead of the image's: bzImage or ELF, on arm64 Image, compressed or not
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
 

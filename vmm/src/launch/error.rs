@@ -20,16 +20,11 @@ pub enum Error {
     Memory(#[from] memory::Error),
     #[error("the image {image} is for {word}, this host is {HOST}")]
     ImageArchitecture { image: ImageId, word: Word },
-    /// The kernel is called by its id, or by its file where it has none.
-    #[error("the kernel {kernel} is for {architecture}, this host is {HOST}")]
-    KernelArchitecture {
-        kernel: String,
-        architecture: Architecture,
-    },
     #[error("the image {image} is for {word}, the kernel {kernel} for {architecture}")]
     Mismatch {
         image: ImageId,
         word: Word,
+        /// Its id, or its file where it has none.
         kernel: String,
         architecture: Architecture,
     },
