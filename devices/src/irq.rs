@@ -9,6 +9,11 @@ pub trait Interrupt: Send + Sync {
     fn trigger(&self);
 }
 
+/// An interrupt line with level semantics: the controller asks for as long as it is asserted.
+pub trait Line: Send + Sync {
+    fn set(&self, asserted: bool);
+}
+
 /// A message-signalled interrupt: the write of `data` to `address` (PCI Local Bus 3.0 §6.8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Msi {

@@ -9,11 +9,14 @@
 )]
 
 pub mod bus;
+mod dwords;
 pub mod ioapic;
 pub mod irq;
 mod lock;
 pub mod pci;
+pub mod pl011;
 pub mod platform;
+pub mod primecell;
 mod rate;
 pub mod serial;
 pub mod virtio;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{Doorbells, Interrupt, Msi, MsiSink, MsixRoutes};
+use super::{Doorbells, Interrupt, Line, Msi, MsiSink, MsixRoutes};
 
 pub(crate) struct FakeRoutes {
     events: Vec<EventFd>,
@@ -114,6 +114,22 @@ impl FakeLine {
 impl Interrupt for FakeLine {
     fn trigger(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A level, and whether somebody drives it.
+#[derive(Default)]
+pub(crate) struct FakeLevel(AtomicBool);
+
+impl FakeLevel {
+    pub fn is_asserted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Line for FakeLevel {
+    fn set(&self, asserted: bool) {
+        self.0.store(asserted, Ordering::Relaxed);
     }
 }
 

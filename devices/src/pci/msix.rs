@@ -12,7 +12,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use super::config::Capability;
-use super::{read_dwords, write_dwords};
+use crate::dwords::{read_dwords, write_dwords};
 use crate::irq::{Msi, MsixRoutes};
 use crate::lock::lock;
 use crate::rate::RateLimit;

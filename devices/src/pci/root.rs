@@ -9,9 +9,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::PciFunction;
 use super::config::{self, BarWidth, ConfigSpace, Identity};
-use super::{PciFunction, read_dwords, write_dwords};
 use crate::bus::BusDevice;
+use crate::dwords::{read_dwords, write_dwords};
 
 /// Bytes of configuration space that ECAM has for one function.
 const ECAM_FUNCTION_BYTES: u64 = 4096;
