@@ -10,7 +10,7 @@ pub use crate::arch::range::{GIB, KIB, MIB, PAGE_BYTES, Range};
 
 // ---- RAM below 1 MiB ----------------------------------------------------------------------------
 
-/// The global descriptor table of the 64-bit entry.
+/// The global descriptor table of the 64-bit and the 32-bit entry.
 pub const GDT: Range = Range::new(0x0500, 0x20);
 /// PVH: `hvm_start_info`, its module list and its memory map.
 pub const START_INFO: Range = Range::new(0x6000, 4 * KIB);

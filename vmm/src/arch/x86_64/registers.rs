@@ -1,7 +1,7 @@
 //! The registers that a vCPU starts with, as plain data.
 //!
 //! Documents: Xen `docs/misc/pvh.pandoc` ("The state of the CPU when the domain starts"),
-//! `Documentation/arch/x86/boot.rst` ("64-bit Boot Protocol"), Intel SDM vol. 3A chapters 2, 3 and 12.
+//! `Documentation/arch/x86/boot.rst` ("64-bit Boot Protocol", "32-bit Boot Protocol"), Intel SDM vol. 3A chapters 2, 3 and 12.
 //! What is not named here is as KVM resets it, which is as a processor resets. Application processors
 //! get no registers at all: they wait for INIT and SIPI, and those define theirs.
 
@@ -61,15 +61,20 @@ pub fn special(start: &Start) -> kvm_sregs {
             ..sregs
         }
     };
+    let gdt = kvm_dtable {
+        base: GDT.start.0,
+        limit: u16::try_from(GDT.len - 1).unwrap_or_default(),
+        ..Default::default()
+    };
     match start.mode {
         Mode::Pvh => with_segments(common, flat(CODE_SELECTOR, CODE)),
+        Mode::Linux32 => {
+            let described = kvm_sregs { gdt, ..common };
+            with_segments(described, flat(CODE_SELECTOR, CODE))
+        }
         Mode::Linux64 => {
             let long = kvm_sregs {
-                gdt: kvm_dtable {
-                    base: GDT.start.0,
-                    limit: u16::try_from(GDT.len - 1).unwrap_or_default(),
-                    ..Default::default()
-                },
+                gdt,
                 cr0: common.cr0 | CR0_PG,
                 cr3: PAGE_TABLES.start.0,
                 cr4: CR4_PAE,
@@ -99,7 +104,7 @@ pub fn general(start: &Start) -> kvm_regs {
             rbx: parameters,
             ..regs
         },
-        Mode::Linux64 => kvm_regs {
+        Mode::Linux64 | Mode::Linux32 => kvm_regs {
             rsi: parameters,
             ..regs
         },
@@ -161,6 +166,11 @@ mod tests {
         rip: 0x100_0080,
         parameters: START_INFO.start,
     };
+    const LINUX32: Start = Start {
+        mode: Mode::Linux32,
+        rip: 0x100_0000,
+        parameters: ZERO_PAGE.start,
+    };
     const LINUX64: Start = Start {
         mode: Mode::Linux64,
         rip: 0x100_0000,
@@ -178,6 +188,25 @@ mod tests {
         assert_eq!((sregs.tr.base, sregs.tr.limit), (0, 0x67));
         assert_eq!((regs.rip, regs.rbx, regs.rsi), (0x100_0080, 0x6000, 0));
         assert_eq!(regs.rflags, 2);
+    }
+
+    /// boot.rst: "%esi must hold the base address of the struct boot_params; %ebp, %edi and %ebx must be zero".
+    #[test]
+    fn linux32_starts_in_flat_protected_mode_with_the_protocols_selectors() {
+        let (sregs, regs) = (special(&LINUX32), general(&LINUX32));
+        assert_eq!((sregs.cr0, sregs.cr3), (0x11, 0));
+        assert_eq!((sregs.cr4, sregs.efer), (0, 0));
+        assert_eq!(sregs.cs.selector, 0x10);
+        for segment in [sregs.ds, sregs.es, sregs.ss] {
+            assert_eq!(segment.selector, 0x18);
+        }
+        for segment in [sregs.cs, sregs.ds, sregs.es, sregs.ss] {
+            assert_eq!((segment.base, segment.limit), (0, u32::MAX));
+            assert_eq!((segment.db, segment.l, segment.g), (1, 0, 1));
+        }
+        assert_eq!((sregs.gdt.base, sregs.gdt.limit), (0x500, 0x1f));
+        assert_eq!((regs.rip, regs.rsi, regs.rflags), (0x100_0000, 0x7000, 2));
+        assert_eq!((regs.rbp, regs.rdi, regs.rbx), (0, 0, 0));
     }
 
     #[test]

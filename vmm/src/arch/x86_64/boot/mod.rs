@@ -1,17 +1,17 @@
 //! Puts a kernel, its initrd, its command line and what the boot protocol wants into guest memory, and
 //! says with which registers the first vCPU starts.
 //!
-//! Two protocols: PVH (`pvh`) and Linux's 64-bit entry (`linux64`). Left out on purpose: the real-mode
-//! and the 32-bit entry, device tree and other `setup_data`.
+//! Three protocols: PVH (`pvh`) and Linux's entries of 64 and of 32 bits (`linux`). Left out on purpose: the real-mode
+//! entry, device tree and other `setup_data`.
 
-mod linux64;
-pub use linux64::{CODE_SELECTOR, DATA_SELECTOR};
+mod linux;
+pub use linux::{CODE_SELECTOR, DATA_SELECTOR};
 mod pvh;
 
 use std::path::Path;
 
 use kami_devices::GuestMemory;
-use kami_kernels::{Entry, Kernel};
+use kami_kernels::{Architecture, Entry, Kernel};
 use vm_memory::GuestAddress;
 
 use super::layout::{CMDLINE, MIB, PAGE_BYTES, Range, kernel_ram};
@@ -22,6 +22,8 @@ use crate::arch::load::{self, Error, write};
 const DEFAULT_CMDLINE_MAX: usize = 2047;
 /// The highest address of an initrd for a kernel that does not say itself (x86_64 Linux's).
 const DEFAULT_INITRD_MAX: u64 = 0x7fff_ffff;
+/// The same for i386: `boot.rst` has this for every kernel older than the field.
+const DEFAULT_INITRD_MAX_I386: u64 = 0x37ff_ffff;
 
 /// What to start.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +44,8 @@ pub enum Mode {
     /// 64-bit mode with the identity mapping at [`super::layout::PAGE_TABLES`] and the descriptors at
     /// [`super::layout::GDT`]; `rsi` has the parameters' address.
     Linux64,
+    /// 32-bit protected mode without paging, with descriptors there too; `rsi` has the parameters' address.
+    Linux32,
 }
 
 /// How the first vCPU starts.
@@ -74,14 +78,22 @@ pub fn load(memory: &GuestMemory, boot: &Boot<'_>) -> Result<Start, Error> {
             })
         }
         Entry::Linux64(rip) => {
-            linux64::write_parameters(memory, boot, initrd)?;
+            linux::write_parameters_64(memory, boot, initrd)?;
             Ok(Start {
                 mode: Mode::Linux64,
                 rip,
                 parameters: super::layout::ZERO_PAGE.start,
             })
         }
-        Entry::Linux32(_) | Entry::Arm64(_) => Err(Error::Entry {
+        Entry::Linux32(rip) => {
+            linux::write_parameters_32(memory, boot, initrd)?;
+            Ok(Start {
+                mode: Mode::Linux32,
+                rip,
+                parameters: super::layout::ZERO_PAGE.start,
+            })
+        }
+        Entry::Arm64(_) => Err(Error::Entry {
             path: boot.kernel.path.clone(),
             architecture: boot.kernel.architecture,
         }),
@@ -91,9 +103,11 @@ pub fn load(memory: &GuestMemory, boot: &Boot<'_>) -> Result<Start, Error> {
 /// As high as the kernel allows (`boot.rst`, `initrd_addr_max`).
 fn load_initrd(memory: &GuestMemory, boot: &Boot<'_>, path: &Path) -> Result<Range, Error> {
     let header = boot.kernel.setup_header.as_deref();
-    let highest = header.map_or(DEFAULT_INITRD_MAX, |header| {
-        linux64::initrd_addr_max(header).unwrap_or(DEFAULT_INITRD_MAX)
-    });
+    let default = match boot.kernel.architecture {
+        Architecture::I386 => DEFAULT_INITRD_MAX_I386,
+        _ => DEFAULT_INITRD_MAX,
+    };
+    let highest = header.and_then(linux::initrd_addr_max).unwrap_or(default);
     let limit = kernel_ram(boot.memory_bytes)
         .end()
         .min(highest.saturating_add(1));
@@ -109,7 +123,7 @@ fn load_initrd(memory: &GuestMemory, boot: &Boot<'_>, path: &Path) -> Result<Ran
 fn write_cmdline(memory: &GuestMemory, boot: &Boot<'_>) -> Result<(), Error> {
     let header = boot.kernel.setup_header.as_deref();
     let max = header
-        .and_then(linux64::cmdline_size)
+        .and_then(linux::cmdline_size)
         .unwrap_or(DEFAULT_CMDLINE_MAX);
     let room = usize::try_from(CMDLINE.len - 1).unwrap_or(usize::MAX);
     let bytes = load::cmdline(boot.cmdline, max.min(room))?;

@@ -5,7 +5,7 @@ use tempfile::NamedTempFile;
 use vm_memory::Bytes;
 
 use super::*;
-use crate::arch::x86_64::layout::{ACPI, GIB, START_INFO, ZERO_PAGE, ram};
+use crate::arch::x86_64::layout::{ACPI, GDT, GIB, PAGE_TABLES, START_INFO, ZERO_PAGE, ram};
 use crate::memory;
 
 /// A "kernel" of one segment at 1 MiB that fills `memory_bytes`, of which the file holds `b"kernel"`.
@@ -71,6 +71,7 @@ fn kernel_initrd_and_command_line_are_where_the_parameters_say() {
     for (entry, mode, parameters) in [
         (Entry::Pvh(MIB), Mode::Pvh, START_INFO),
         (Entry::Linux64(MIB), Mode::Linux64, ZERO_PAGE),
+        (Entry::Linux32(MIB), Mode::Linux32, ZERO_PAGE),
     ] {
         let machine = fixture(128 * MIB, 4096, entry);
         let start = machine.load(Some(initrd.path()), "quiet").unwrap();
@@ -88,6 +89,46 @@ fn initrd_stays_below_the_highest_address_that_the_kernel_allows() {
     let machine = fixture(3 * GIB, 4096, Entry::Pvh(MIB));
     machine.load(Some(initrd.path()), "").unwrap();
     assert_eq!(machine.bytes(2 * GIB - 8192, 5000), [7; 5000]);
+}
+
+#[test]
+fn initrd_for_i386_stays_below_the_old_limit_unless_the_kernel_says_more() {
+    let initrd = file(&[7; 5000]);
+    let mut machine = fixture(3 * GIB, 4096, Entry::Linux32(MIB));
+    machine.kernel.architecture = Architecture::I386;
+    machine.load(Some(initrd.path()), "").unwrap();
+    assert_eq!(machine.bytes(0x3800_0000 - 8192, 5000), [7; 5000]);
+    let mut header = vec![0; 0x90];
+    header[0x22c - 0x1f1..][..4].copy_from_slice(&0x7fff_ffffu32.to_le_bytes());
+    machine.kernel.setup_header = Some(header);
+    machine.load(Some(initrd.path()), "").unwrap();
+    assert_eq!(machine.bytes(2 * GIB - 8192, 5000), [7; 5000]);
+}
+
+#[test]
+fn linux_entries_get_descriptors_of_their_width_and_only_the_wide_one_page_tables() {
+    for (entry, code, tables) in [
+        (Entry::Linux64(MIB), 0x00af_9b00_0000_ffffu64, true),
+        (Entry::Linux32(MIB), 0x00cf_9b00_0000_ffff, false),
+    ] {
+        let machine = fixture(128 * MIB, 4096, entry);
+        machine.load(None, "").unwrap();
+        let gdt = machine.bytes(GDT.start.0, 32);
+        assert_eq!(gdt[..16], [0; 16]);
+        assert_eq!(gdt[16..24], code.to_le_bytes());
+        assert_eq!(gdt[24..32], 0x00cf_9300_0000_ffffu64.to_le_bytes());
+        let table = machine.bytes(PAGE_TABLES.start.0, 4096);
+        assert_eq!(table.iter().any(|byte| *byte != 0), tables);
+        assert_eq!(machine.bytes(ZERO_PAGE.start.0 + 0x1fe, 2), [0x55, 0xaa]);
+    }
+}
+
+#[test]
+fn kernel_for_another_machine_is_refused() {
+    let mut machine = fixture(4 * MIB, 4096, Entry::Arm64(0));
+    machine.kernel.architecture = Architecture::Aarch64;
+    let error = machine.load(None, "").unwrap_err().to_string();
+    assert!(error.contains("one for arm64"), "{error}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! The 64-bit Linux boot protocol: the zero page, the identity mapping and the descriptor table.
+//! The Linux boot protocols of 64 and of 32 bits: the zero page and the descriptor table of both, and the identity
+//! mapping of the former.
 //!
-//! Documents: `Documentation/arch/x86/boot.rst` ("64-bit Boot Protocol", "Details of Header Fields") and
-//! `zero-page.rst`; Intel SDM vol. 3A chapter 4 for the page tables.
+//! Documents: `Documentation/arch/x86/boot.rst` ("64-bit Boot Protocol", "32-bit Boot Protocol", "Details of Header
+//! Fields") and `zero-page.rst`; Intel SDM vol. 3A chapter 4 for the page tables.
 
 use std::iter;
 
@@ -37,28 +38,47 @@ const _: () = assert!(ZERO_PAGE_BYTES as u64 == ZERO_PAGE.len);
 const LOADER_UNDEFINED: u8 = 0xff;
 const LOADED_HIGH: u8 = 1 << 0;
 
-/// Descriptors at selectors 0x10 and 0x18, as the protocol demands: flat, code 64-bit execute/read and
-/// data read/write, both marked as accessed so that the processor never writes to them.
+/// The selectors that both protocols demand.
 pub const CODE_SELECTOR: u16 = 0x10;
 pub const DATA_SELECTOR: u16 = 0x18;
-const DESCRIPTORS: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
+/// The descriptors at these: flat, execute/read and read/write, both marked as accessed so that the processor never
+/// writes to them. The code is of 64 bits, or of 32.
+const DESCRIPTORS_64: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, DATA_DESCRIPTOR];
+const DESCRIPTORS_32: [u64; 4] = [0, 0, 0x00cf_9b00_0000_ffff, DATA_DESCRIPTOR];
+const DATA_DESCRIPTOR: u64 = 0x00cf_9300_0000_ffff;
 
-pub fn write_parameters(
+/// What the 64-bit protocol wants.
+pub fn write_parameters_64(
     memory: &GuestMemory,
     boot: &Boot<'_>,
     initrd: Option<Range>,
+) -> Result<(), Error> {
+    write_common(memory, boot, initrd, DESCRIPTORS_64)?;
+    let tables = page_tables(boot.kernel.end_address());
+    write(memory, PAGE_TABLES.start, &tables)
+}
+
+/// What the 32-bit protocol wants: the same without paging.
+pub fn write_parameters_32(
+    memory: &GuestMemory,
+    boot: &Boot<'_>,
+    initrd: Option<Range>,
+) -> Result<(), Error> {
+    write_common(memory, boot, initrd, DESCRIPTORS_32)
+}
+
+fn write_common(
+    memory: &GuestMemory,
+    boot: &Boot<'_>,
+    initrd: Option<Range>,
+    descriptors: [u64; 4],
 ) -> Result<(), Error> {
     let map = memory_map(boot.memory_bytes);
     let header = boot.kernel.setup_header.as_deref();
     let page = zero_page(header, boot.rsdp.0, &map, initrd);
     write(memory, ZERO_PAGE.start, &page)?;
-    let gdt: Vec<u8> = DESCRIPTORS.iter().flat_map(|d| d.to_le_bytes()).collect();
-    write(memory, GDT.start, &gdt)?;
-    write(
-        memory,
-        PAGE_TABLES.start,
-        &page_tables(boot.kernel.end_address()),
-    )
+    let gdt: Vec<u8> = descriptors.iter().flat_map(|d| d.to_le_bytes()).collect();
+    write(memory, GDT.start, &gdt)
 }
 
 /// The highest address that a byte of the initrd may have.
@@ -93,7 +113,7 @@ fn zero_page(
             let end = (HEADER_MAGIC + usize::from(jump)).min(SETUP_HEADER_END) - SETUP_HEADER;
             put(SETUP_HEADER, &header[..end.min(header.len())]);
         }
-        // A vmlinux has none; its 64-bit entry looks at these.
+        // A vmlinux has none; its entry looks at these.
         None => {
             put(BOOT_FLAG, &[0x55, 0xaa]);
             put(HEADER_MAGIC, b"HdrS");
