@@ -1,44 +1,51 @@
-# The emulated host that scripts/rig boots: Debian's generic kernel, unpacked, and an initramfs of busybox and modules.
+# The emulated hosts that scripts/rig boots: Debian's generic kernel, and an initramfs of busybox and modules.
 # Sourced by bash after common.sh and debian.sh; cached under target/rig.
 # shellcheck shell=bash disable=SC2154
 
-# What the emulated host needs; modprobe adds what these depend on.
-rig_modules=(virtio_pci virtio_blk virtio_console virtio_rng ext4 9p 9pnet_virtio kvm_amd)
+# What an emulated host needs; modprobe adds what these depend on. On Arm, KVM is built in.
+rig_modules=(virtio_pci virtio_blk virtio_console virtio_rng ext4 9p 9pnet_virtio)
 
-# rig_assets: makes target/rig/{vmlinux,initramfs} and sets rig_dir.
+# rig_assets ARCHITECTURE: makes target/rig/ARCHITECTURE/{kernel,initramfs,busybox} and sets rig_dir.
 rig_assets() {
-    local lib=$top/scripts/lib stamp package version root module line
-    rig_dir=$target/rig
+    local lib=$top/scripts/lib modules=("${rig_modules[@]}") unpack=cat emulator debian stamp package version build root module line
+    case $1 in
+        x86_64) debian=amd64 emulator=qemu-system-x86_64=qemu-system-x86 unpack=unpack_bzimage modules+=(kvm_amd) ;;
+        # An `Image`: not packed.
+        aarch64) debian=arm64 emulator=qemu-system-aarch64=qemu-system-arm ;;
+        *) die "no emulated host of the architecture $1 is known" "it is x86_64 or aarch64" ;;
+    esac
+    rig_dir=$target/rig/$1
     stamp=$(digest_of "$lib/rig-assets.sh" "$lib/rig-init" "$lib/debian.sh")
-    only_one rig-assets
+    only_one "rig-assets-$1"
     if ! is_fresh "$rig_dir/initramfs" "$stamp"; then
-        need qemu-system-x86_64=qemu-system-x86 mke2fs=e2fsprogs cpio modprobe=kmod xz=xz-utils
+        need "$emulator" mke2fs=e2fsprogs cpio modprobe=kmod xz=xz-utils
         debian_view
-        package=$(debian_kernel generic 6.1)
+        package=$(debian_kernel generic 6.1 "$debian")
         version=${package#linux-image-}
-        say "making the emulated host from $package (once)"
-        rm -rf "$rig_dir/build"
-        mkdir -p "$rig_dir/build/packages" "$rig_dir/build/root"/{bin,dev,proc,sys,modules,root}
-        root=$rig_dir/build/root
-        debian_unpack "$package" "$rig_dir/build/packages"
-        debian_unpack busybox-static "$rig_dir/build/packages"
-        cp "$rig_dir/build/packages/bin/busybox" "$root/bin/busybox"
-        cp "$root/bin/busybox" "$rig_dir/busybox"
+        say "making the emulated $1 host from $package (once)"
+        build=$rig_dir/build
+        root=$build/root
+        rm -rf "$build"
+        mkdir -p "$root"/{bin,dev,proc,sys,modules,root}
+        debian_unpack "$package:$debian" "$build"
+        debian_unpack "busybox-static:$debian" "$build"
+        cp "$build/bin/busybox" "$root/bin/busybox"
+        cp "$build/bin/busybox" "$rig_dir/busybox"
         install -m 755 "$lib/rig-init" "$root/init"
-        depmod -b "$rig_dir/build/packages" "$version"
-        for module in "${rig_modules[@]}"; do
-            modprobe -d "$rig_dir/build/packages" -S "$version" --show-depends "$module"
-        done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' >"$rig_dir/build/order"
+        depmod -b "$build" "$version"
+        for module in "${modules[@]}"; do
+            modprobe -d "$build" -S "$version" --show-depends "$module"
+        done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' >"$build/order"
         while read -r line; do
             cp "$line" "$root/modules/"
             basename "$line" >>"$root/modules/order"
-        done <"$rig_dir/build/order"
-        unpack_bzimage "$rig_dir/build/packages/boot/vmlinuz-$version" >"$rig_dir/vmlinux"
+        done <"$build/order"
+        "$unpack" "$build/boot/vmlinuz-$version" >"$rig_dir/kernel"
         (cd "$root" && find . | cpio -o -H newc -R 0:0 --quiet) >"$rig_dir/initramfs"
-        rm -rf "$rig_dir/build"
+        rm -rf "$build"
         mark_fresh "$rig_dir/initramfs" "$stamp"
     fi
-    need qemu-system-x86_64=qemu-system-x86 mke2fs=e2fsprogs
+    need "$emulator" mke2fs=e2fsprogs
     exec {lock_fd}>&-
 }
 

@@ -1,5 +1,6 @@
 # One run of the emulated host: the disk that carries the files in, and the machine itself.
-# Sourced by scripts/rig, whose variables it uses: work, rig_dir, files, disks, vars, out, cpus, memory, limit.
+# Sourced by scripts/rig, whose variables it uses:
+# architecture, processor, gic, work, rig_dir, files, disks, vars, out, cpus, memory, limit.
 # shellcheck shell=bash disable=SC2154
 
 # rig_stage COMMAND [ARG]…: lays the files of this run and /rig/start out, as the emulated host's root disk.
@@ -53,9 +54,20 @@ START
     printf '</dev/null >&4 2>&1\necho exit=$? >&3\nsync\npoweroff -f\n'
 }
 
+# rig_machine: sets machine, the emulator's command, and console, what its kernel calls the serial port.
+rig_machine() {
+    machine=("qemu-system-$architecture" -accel "tcg,thread=multi")
+    case $architecture in
+        x86_64) machine+=(-M q35 -cpu "${processor:-max,+svm,+npt,-la57}") console=ttyS0 ;;
+        # Not plain `max`: emulated pointer authentication by the architecture's own algorithm takes most of the time.
+        aarch64) machine+=(-M "virt,virtualization=on,gic-version=${gic:-3}" -cpu "${processor:-neoverse-n1}") console=ttyAMA0 ;;
+    esac
+    machine+=(-smp "$cpus" -m "$memory")
+}
+
 # rig_boot: boots the host, passes its output on, and sets status, and reason when it was not the command that ended it.
 rig_boot() {
-    local arguments=() item reader ended beat=$SECONDS size=0 started=$SECONDS
+    local machine console arguments=() item reader ended beat=$SECONDS size=0 started=$SECONDS
     reason=''
     : >"$work/status"
     [ -p "$work/output" ] || mkfifo "$work/output"
@@ -64,10 +76,11 @@ rig_boot() {
     done
     [ -z "$out" ] || mkdir -p "$out"
     [ -z "$out" ] || arguments+=(-virtfs "local,path=$out,mount_tag=out,security_model=none")
-    qemu-system-x86_64 -accel tcg,thread=multi -cpu max,+svm,+npt,-la57 -M q35 -smp "$cpus" -m "$memory" \
+    rig_machine
+    "${machine[@]}" \
         -d cpu_reset -D "$work/resets" -nodefaults -display none -no-reboot -serial "file:$work/console" \
-        -kernel "$rig_dir/vmlinux" -initrd "$rig_dir/initramfs" \
-        -append 'console=ttyS0 quiet loglevel=2 panic=-1 mitigations=off nokaslr audit=0 nowatchdog cryptomgr.notests' \
+        -kernel "$rig_dir/kernel" -initrd "$rig_dir/initramfs" \
+        -append "console=$console quiet loglevel=2 panic=-1 mitigations=off nokaslr audit=0 nowatchdog cryptomgr.notests" \
         -drive "file=$work/disk,format=raw,if=virtio,cache=unsafe" "${arguments[@]}" \
         -device virtio-rng-pci -device virtio-serial-pci \
         -chardev "file,id=status,path=$work/status" -device virtserialport,chardev=status,name=rig.status \
