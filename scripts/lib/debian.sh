@@ -54,3 +54,13 @@ debian_unpack() {
     (cd "$packages" && debian_apt get download "$name:$architecture${1#"${1%%=*}"}" >&2) || die "cannot download Debian's package $1"
     dpkg-deb -x "$(find "$packages" -name "${name}_${version}_$architecture.deb" -o -name "${name}_${version}_all.deb" | sort -V | tail -n1)" "$2"
 }
+
+# debian_unpack_all PACKAGE:ARCHITECTURE FOLDER: the package and all that it depends on.
+debian_unpack_all() {
+    local archives=$target/debian/packages/${1//:/-} package
+    rm -rf "$archives"
+    mkdir -p "$2" "$archives/partial"
+    debian_apt get install -y --no-install-recommends --download-only -o Dir::Cache::archives="$archives" -o Debug::NoLocking=1 \
+        "$1" >&2 || die "cannot download Debian's package $1 and its dependencies"
+    for package in "$archives"/*.deb; do dpkg-deb -x "$package" "$2"; done
+}

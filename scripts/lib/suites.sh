@@ -1,4 +1,4 @@
-# The suites of scripts/test, whose variables they use: logs, target, top, triple, kvm, kami, home, home_disk.
+# The suites of scripts/test, whose variables they use: logs, target, top, kvm, kami, home, home_disk.
 # Sourced by bash.
 # shellcheck shell=bash disable=SC2154
 
@@ -14,27 +14,12 @@ suite() {
 
 native_tests() { (cd "$top" && cargo test --workspace --locked --no-fail-fast); }
 
-# The same test programs, linked statically, one boot of the emulated host for all of them. They, the fixtures beside
-# the sources and the programs they start lie there at the same absolute paths.
-rig_tests() {
-    local program programs=() files=() package library
-    mapfile -t programs < <(cd "$top" && RUSTFLAGS='-C target-feature=+crt-static' \
-        cargo test --workspace --locked --no-run --target "$triple" 2>&1 | tee "$logs/rig-build" | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
-    [ ${#programs[@]} -gt 0 ] || { cat "$logs/rig-build" && return 1; }
-    for program in "${programs[@]}"; do files+=(--file "$(realpath -s "$top/$program" 2>/dev/null || realpath -s "$program")"); done
-    for package in image devices kernels vmm tests scripts; do files+=(--file "$top/$package"); done
-    for program in "$target/$triple/debug"/kami*; do
-        [ ! -x "$program" ] || [ -d "$program" ] || files+=(--file "$program")
-    done
-    # The tests' reference for disk formats is no static program.
-    for program in qemu-img qemu-io; do
-        files+=(--file "$(command -v "$program"):/bin/$program")
-        while read -r library; do files+=(--file "$library"); done < <(ldd "$(command -v "$program")" | grep -o '/[^ ]*')
-    done
-    # shellcheck disable=SC2016 # expands in the emulated host
-    "$top/scripts/rig" --timeout 1800 --memory 8G "${files[@]}" sh -c 'failed=0
-        for program; do echo "Running $program"; "$program" || failed=1; done; exit $failed' sh \
-        "${programs[@]/#target/$top/target}"
+# The same test programs, linked statically, in the emulated host.
+rig_suite() {
+    # shellcheck disable=SC2034 # rig_tests reads it
+    local programs
+    CARGO_BUILD_TARGET=$triple RUSTFLAGS='-C target-feature=+crt-static' rig_build_tests "$logs/rig-build" --workspace --locked
+    rig_tests x86_64 --
 }
 
 # debian_suites IMAGE…: the suite of each image, side by side: an emulated host keeps one processor busy.
