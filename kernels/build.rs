@@ -56,7 +56,7 @@ fn compile(root: &Path, out: &Path) {
         .arg("--target=x86_64-unknown-linux-gnu")
         .arg(format!(
             "-Clink-arg=-Wl,-T,{}",
-            root.join("link.ld").display()
+            root.join("arch/x86_64/link.ld").display()
         ))
         .arg("-o")
         .arg(out)

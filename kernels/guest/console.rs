@@ -1,52 +1,20 @@
-//! The report: lines on COM1, and words for what went wrong.
-//!
-//! Implements the transmitter of the PC16550D data sheet, §8.4 and §8.6.3, by polling.
+//! The report: lines on the serial console, and words for what went wrong.
 
 use core::fmt::{self, Write};
 
-use crate::hw::{in_u8, out_u8};
+use crate::arch::uart::Uart;
 
-pub const COM1: u16 = 0x3f8;
-/// Offsets from [`COM1`].
-pub const DATA: u16 = 0;
-pub const INTERRUPT_ENABLE: u16 = 1;
-pub const FIFO_CONTROL: u16 = 2;
-pub const MODEM_CONTROL: u16 = 4;
-pub const LINE_STATUS: u16 = 5;
-
-pub const LINE_STATUS_DATA_READY: u8 = 1 << 0;
-const LINE_STATUS_TRANSMITTER_EMPTY: u8 = 1 << 5;
-const FIFO_BYTES: u8 = 16;
-
-/// How often to ask for the transmitter before writing regardless: a machine without the register is no reason
-/// to say nothing.
-const TRANSMITTER_POLLS: u32 = 1_000_000;
-
-/// Writes to COM1. Zero-sized: the transmitter's state is in [`Console::new`]'s one value.
-pub struct Console {
-    /// Bytes that the transmitter's FIFO surely takes.
-    room: u8,
-}
+/// Writes to the serial port.
+pub struct Console(Uart);
 
 impl Console {
-    /// Turns the FIFOs on.
     pub fn new() -> Self {
-        out_u8(COM1 + FIFO_CONTROL, 1);
-        Self { room: 0 }
+        Self(Uart::new())
     }
 
-    fn byte(&mut self, byte: u8) {
-        if self.room == 0 {
-            for _ in 0..TRANSMITTER_POLLS {
-                if in_u8(COM1 + LINE_STATUS) & LINE_STATUS_TRANSMITTER_EMPTY != 0 {
-                    break;
-                }
-                core::hint::spin_loop();
-            }
-            self.room = FIFO_BYTES;
-        }
-        self.room -= 1;
-        out_u8(COM1 + DATA, byte);
+    /// The next byte that was received.
+    pub fn receive(&mut self) -> Option<u8> {
+        self.0.receive()
     }
 }
 
@@ -54,9 +22,9 @@ impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             if byte == b'\n' {
-                self.byte(b'\r');
+                self.0.send(b'\r');
             }
-            self.byte(byte);
+            self.0.send(byte);
         }
         Ok(())
     }

@@ -3,10 +3,11 @@
 //! Implements the driver's side of virtio 1.3 §5.2. Every disk is written to, always with the test pattern, so that
 //! a disk that carried the pattern still carries it, under another stamp.
 
+use crate::arch::interrupts::{Interrupts, Line};
+use crate::arch::timestamp;
 use crate::census::Census;
 use crate::console::{Console, Failure, failure, report};
-use crate::hw::{Window, timestamp};
-use crate::interrupts::{Interrupts, Line};
+use crate::hw::Window;
 use crate::pattern::{self, SECTOR_BYTES, Stamp};
 use crate::pci::Function;
 use crate::self_test::Machine;
@@ -86,7 +87,7 @@ impl<'a> Disk<'a> {
         for (index, queue) in (0..queue_count).zip(&mut queues) {
             *queue = Some(device.queue(index, arena, interrupts, line)?);
         }
-        device.start(interrupts);
+        device.start(interrupts)?;
         // Header, data, status. The first queue is the judge of all: a device makes them alike.
         let batch = queues[0].as_ref().map_or(0, |queue| queue.batch_limit(3));
         if batch == 0 {

@@ -4,44 +4,39 @@
 #![no_std]
 #![no_main]
 
-mod acpi;
+#[cfg(target_arch = "x86_64")]
+#[path = "arch/x86_64/mod.rs"]
+mod arch;
 mod boot_info;
 mod census;
 mod checks;
 mod console;
 mod disk;
 mod hw;
-mod interrupts;
 mod memory;
 mod modes;
 #[path = "../src/guest/pattern.rs"]
 mod pattern;
 mod pci;
-mod power;
-mod processors;
 mod self_test;
 mod virtio;
 
-use core::arch::global_asm;
 use core::fmt::Write;
 use core::panic::PanicInfo;
 
-use boot_info::BootInfo;
+use arch::{interrupts, power};
 use console::{Console, failure, report};
-use interrupts::Interrupts;
 
-global_asm!(include_str!("boot.s"));
-
-/// Called once by `boot.s`, at privilege level 3, with what the entry's protocol hands over.
+/// Called once by `boot.s` with what the entry's protocol hands over.
 #[unsafe(no_mangle)]
 extern "C" fn main(protocol: u32, info: u64) -> ! {
+    interrupts::catch_exceptions();
+    let info = arch::boot_info::read(protocol, info);
     let mut console = Console::new();
-    // boot.s has written the K.
+    // The K has been written.
     let _ = console.write_str("ami test guest\n");
-    // SAFETY: once.
-    let interrupts = unsafe { Interrupts::new() };
-    match BootInfo::read(protocol, info) {
-        Ok(info) => modes::run(&mut console, &info, &interrupts),
+    match info {
+        Ok(info) => modes::run(&mut console, &info),
         Err(failure) => fail(&mut console, &failure),
     }
 }
@@ -59,9 +54,7 @@ fn fail(console: &mut Console, failure: &console::Failure) -> ! {
 /// Called by `boot.s` after an exception, on a fresh stack.
 #[unsafe(no_mangle)]
 extern "C" fn report_exception() -> ! {
-    let [vector, error, at, address] = interrupts::exception();
-    let failure = failure!("exception {vector} (error {error:#x}) at {at:#x}, cr2 {address:#x}");
-    fail(&mut Console::new(), &failure)
+    fail(&mut Console::new(), &interrupts::exception())
 }
 
 #[panic_handler]

@@ -2,14 +2,14 @@
 
 use core::fmt::Write;
 
-use crate::acpi::Acpi;
+use crate::arch::button::Button;
+use crate::arch::interrupts::{self, Interrupts};
+use crate::arch::{self, Firmware, power, uart};
 use crate::boot_info::BootInfo;
-use crate::console::{self, COM1, Console, Failure, failure, report};
-use crate::hw::{in_u8, out_u8};
-use crate::interrupts::{self, Interrupts};
+use crate::console::{Console, Failure, failure, report};
 use crate::pattern::Stamp;
 use crate::self_test::{self, Machine};
-use crate::{fail, pass, power};
+use crate::{fail, pass};
 
 /// What the last sector of the first disk says between the two boots of a reset; "KamiBoot" in ASCII.
 const RESET_STAMP: Stamp = Stamp {
@@ -21,18 +21,13 @@ const SELF_TEST_STAMP: Stamp = Stamp {
     disk_sectors: 0,
 };
 
-const SERIAL_IRQ: u8 = 4;
-/// Of the generic event device.
-const EVENT_IRQ: u8 = 9;
-const EVENT_POWER_BUTTON: u8 = 1 << 0;
-
 /// Does what is asked for, then ends the machine.
-pub fn run(console: &mut Console, info: &BootInfo, interrupts: &Interrupts) -> ! {
+pub fn run(console: &mut Console, info: &BootInfo) -> ! {
     let mode = info.option("kami.test").unwrap_or("self");
     match mode {
         "panic" => power::panic(),
         "panic-line" => panic_line(console),
-        "triple-fault" => interrupts::triple_fault(),
+        "triple-fault" => fail(console, &arch::triple_fault()),
         "hang" => interrupts::stop(),
         "spin" => loop {
             core::hint::spin_loop();
@@ -41,37 +36,47 @@ pub fn run(console: &mut Console, info: &BootInfo, interrupts: &Interrupts) -> !
         "fail" => fail(console, &failure!("asked to fail")),
         _ => {}
     }
-    let acpi = match Acpi::read(info.rsdp) {
-        Ok(acpi) => acpi,
+    let firmware = match Firmware::read(info) {
+        Ok(firmware) => firmware,
         Err(failure) => fail(console, &failure),
     };
-    let result = match mode {
-        "self" => self_test(console, info, &acpi, interrupts),
-        "reset" | "reset-i8042" => reset(console, info, &acpi, interrupts, mode),
-        "echo" => echo(console, &acpi, interrupts),
-        "button" => button(console, &acpi, interrupts),
-        "bad-instruction" => {
-            interrupts::cmpxchg16b_at_level_0();
-            Ok(())
-        }
-        _ => Err(failure!("kami.test={mode} is not known")),
-    };
-    match result {
+    match run_with(console, info, &firmware, mode) {
         Ok(()) => pass(console),
         Err(failure) => fail(console, &failure),
     }
-    power::off(&acpi)
+    power::off(&firmware)
+}
+
+/// The modes that need to know the machine.
+fn run_with(
+    console: &mut Console,
+    info: &BootInfo,
+    firmware: &Firmware,
+    mode: &str,
+) -> Result<(), Failure> {
+    let interrupts = &Interrupts::new(firmware)?;
+    match mode {
+        "self" => self_test(console, info, firmware, interrupts),
+        "echo" => echo(console, firmware, interrupts),
+        "button" => button(console, firmware, interrupts),
+        "bad-instruction" => {
+            arch::bad_instruction();
+            Ok(())
+        }
+        _ if power::RESETS.contains(&mode) => reset(console, info, firmware, interrupts, mode),
+        _ => Err(failure!("kami.test={mode} is not known")),
+    }
 }
 
 fn self_test(
     console: &mut Console,
     info: &BootInfo,
-    acpi: &Acpi,
+    firmware: &Firmware,
     interrupts: &Interrupts,
 ) -> Result<(), Failure> {
-    self_test::platform(console, info, acpi, interrupts)?;
+    self_test::platform(console, info, firmware, interrupts)?;
     // SAFETY: each mode makes one machine.
-    let machine = unsafe { Machine::new(acpi, interrupts) }?;
+    let machine = unsafe { Machine::new(firmware, interrupts) }?;
     self_test::devices(console, info, &machine)
 }
 
@@ -79,12 +84,12 @@ fn self_test(
 fn reset(
     console: &mut Console,
     info: &BootInfo,
-    acpi: &Acpi,
+    firmware: &Firmware,
     interrupts: &Interrupts,
     mode: &str,
 ) -> Result<(), Failure> {
     // SAFETY: each mode makes one machine.
-    let machine = unsafe { Machine::new(acpi, interrupts) }?;
+    let machine = unsafe { Machine::new(firmware, interrupts) }?;
     let mut disk = machine.first_disk()?;
     let is_second = disk.last_stamp()? == Some(RESET_STAMP);
     report!(console, "boot={}", if is_second { 2 } else { 1 });
@@ -93,7 +98,7 @@ fn reset(
         disk.write(disk.last_sector(), 1, SELF_TEST_STAMP)?;
         disk.flush()?;
     }
-    self_test::platform(console, info, acpi, interrupts)?;
+    self_test::platform(console, info, firmware, interrupts)?;
     self_test::devices(console, info, &machine)?;
     if is_second {
         return Ok(());
@@ -102,10 +107,7 @@ fn reset(
     disk.write(disk.last_sector(), 1, RESET_STAMP)?;
     disk.flush()?;
     report!(console, "reset=asked");
-    match mode {
-        "reset-i8042" => power::reset_by_keyboard(),
-        _ => power::reset(acpi),
-    }
+    power::reset(firmware, mode)
 }
 
 /// What a Linux kernel without the pvpanic driver leaves on the console.
@@ -124,17 +126,16 @@ fn flood(console: &mut Console) -> ! {
 }
 
 /// Sends back what it receives, by the serial port's interrupt, until a `q`.
-fn echo(console: &mut Console, acpi: &Acpi, interrupts: &Interrupts) -> Result<(), Failure> {
-    let line = interrupts.new_line();
-    interrupts::route(acpi, interrupts, SERIAL_IRQ, line)?;
-    // PC16550D §8.6.5, and OUT2, which on a PC lets the interrupt through.
-    out_u8(COM1 + console::MODEM_CONTROL, 1 << 3);
-    out_u8(COM1 + console::INTERRUPT_ENABLE, 1);
+fn echo(
+    console: &mut Console,
+    firmware: &Firmware,
+    interrupts: &Interrupts,
+) -> Result<(), Failure> {
+    let line = uart::listen(firmware, interrupts)?;
     report!(console, "echo=ready");
     loop {
         let seen = line.count();
-        while in_u8(COM1 + console::LINE_STATUS) & console::LINE_STATUS_DATA_READY != 0 {
-            let byte = in_u8(COM1 + console::DATA);
+        while let Some(byte) = console.receive() {
             let _ = console.write_char(char::from(byte));
             if byte == b'q' {
                 let _ = console.write_str("\n");
@@ -146,22 +147,20 @@ fn echo(console: &mut Console, acpi: &Acpi, interrupts: &Interrupts) -> Result<(
     }
 }
 
-/// Waits for the power button, as the generic event device tells it.
-fn button(console: &mut Console, acpi: &Acpi, interrupts: &Interrupts) -> Result<(), Failure> {
-    let Some(port) = acpi.event_port() else {
-        return Err(failure!("no sleep control port, so no event port"));
-    };
-    let line = interrupts.new_line();
-    interrupts::route(acpi, interrupts, EVENT_IRQ, line)?;
+/// Waits for the power button.
+fn button(
+    console: &mut Console,
+    firmware: &Firmware,
+    interrupts: &Interrupts,
+) -> Result<(), Failure> {
+    let button = Button::new(firmware, interrupts)?;
     report!(console, "button=waiting");
     loop {
-        let seen = line.count();
-        let events = in_u8(port);
-        out_u8(port, events);
-        if events & EVENT_POWER_BUTTON != 0 {
+        let seen = button.line.count();
+        if button.was_pressed() {
             report!(console, "button=pressed");
             return Ok(());
         }
-        interrupts.wait_for_ever(line, seen);
+        interrupts.wait_for_ever(button.line, seen);
     }
 }

@@ -1,19 +1,14 @@
-//! PCI bus 0: finds its functions by both ways to configuration space, gives addresses to those that have none,
-//! walks their capabilities, sets up MSI-X.
+//! PCI bus 0: finds its functions by ECAM, gives addresses to those that have none, walks their capabilities, sets
+//! up MSI-X.
 //!
-//! Implements PCI Local Bus 3.0 §3.2.2.3.2 (configuration mechanism 1), chapter 6 (configuration space, MSI-X) and
-//! PCI Express 6.0 §7.2.2 (ECAM). Left out on purpose: bridges, I/O BARs.
+//! Implements PCI Local Bus 3.0 chapter 6 (configuration space, MSI-X) and PCI Express 6.0 §7.2.2 (ECAM). Left out
+//! on purpose: bridges, I/O BARs.
 
 use core::cell::Cell;
 
-use crate::acpi::{Acpi, PciWindow};
+use crate::arch::{Firmware, legacy_config, memory};
 use crate::console::{Failure, failure};
-use crate::hw::{Window, in_u32, out_u32};
-use crate::interrupts::Line;
-use crate::memory;
-
-const CONFIG_ADDRESS: u16 = 0xcf8;
-const CONFIG_DATA: u16 = 0xcfc;
+use crate::hw::Window;
 
 const VENDOR: u64 = 0x00;
 const COMMAND: u64 = 0x04;
@@ -28,11 +23,25 @@ const MULTI_FUNCTION: u8 = 1 << 7;
 
 const CAPABILITY_MSIX: u8 = 0x11;
 const MSIX_ENABLE: u16 = 1 << 15;
-const MSI_ADDRESS: u32 = 0xfee0_0000;
 
 /// As many capabilities as fit into 256 bytes: a longer list is a loop.
 const CAPABILITIES_LIMIT: u32 = 48;
 const FUNCTIONS_LIMIT: usize = 64;
+
+/// A range of addresses that PCI devices may be given.
+#[derive(Clone, Copy, Default)]
+pub struct PciWindow {
+    pub start: u64,
+    /// The address after the last one.
+    pub end: u64,
+}
+
+/// What an MSI writes, and where.
+#[derive(Clone, Copy)]
+pub struct Message {
+    pub address: u64,
+    pub data: u32,
+}
 
 /// Bus 0.
 pub struct Pci {
@@ -52,13 +61,14 @@ pub struct Function {
 }
 
 impl Pci {
-    pub fn find(acpi: &Acpi) -> Result<Self, Failure> {
-        let Some(ecam) = acpi.ecam else {
-            return Err(failure!("no MCFG"));
+    pub fn find(firmware: &Firmware) -> Result<Self, Failure> {
+        let Some(ecam) = firmware.ecam else {
+            return Err(failure!("the firmware names no PCI configuration space"));
         };
+        memory::map_device(ecam, 1 << 20)?;
         // SAFETY: the configuration space of bus 0.
         let ecam = unsafe { Window::new(ecam, 1 << 20) };
-        let free = acpi
+        let free = firmware
             .pci_windows()
             .iter()
             .find(|window| window.start >> 32 == 0);
@@ -98,21 +108,18 @@ impl Pci {
         &self.functions[..self.function_count]
     }
 
-    /// Compares what both ways to configuration space say: of each function the first 16 bytes, and of one that is
-    /// absent that it is.
+    /// Compares what both ways to configuration space say, where there are two: of each function the first 16
+    /// bytes, and of one that is absent that it is.
     pub fn compare_mechanisms(&self) -> Result<(), Failure> {
         let absent = (0..32)
             .map(|device| self.function(device * 8))
             .rfind(|function| !function.is_present());
         for function in self.functions().iter().copied().chain(absent) {
             for at in (0..16).step_by(4) {
-                out_u32(
-                    CONFIG_ADDRESS,
-                    1 << 31 | u32::from(function.number) << 8 | at,
-                );
-                let (legacy, ecam) = (in_u32(CONFIG_DATA), function.config.u32(u64::from(at)));
+                let number = function.number;
+                let ecam = function.config.u32(u64::from(at));
+                let legacy = legacy_config(number, at).unwrap_or(ecam);
                 if legacy != ecam {
-                    let number = function.number;
                     return Err(failure!(
                         "function {number:#x} at {at:#x}: {legacy:#x} by CF8, {ecam:#x} by ECAM"
                     ));
@@ -145,7 +152,7 @@ impl Pci {
             address = self.take(bytes)?;
             function.config.set_u32(register, address as u32);
         }
-        memory::map(address, bytes)?;
+        memory::map_device(address, bytes)?;
         // SAFETY: a device's memory.
         Ok(unsafe { Window::new(address, bytes) })
     }
@@ -284,13 +291,12 @@ impl Msix {
         Ok(Self { table, entries })
     }
 
-    /// Sends `line` to the processor `apic_id` for `entry`, which becomes unmasked.
-    pub fn route(&self, entry: u16, apic_id: u8, line: Line) {
+    /// Sends `message` for `entry`, which becomes unmasked.
+    pub fn route(&self, entry: u16, message: Message) {
         let at = 16 * u64::from(entry);
-        self.table
-            .set_u32(at, MSI_ADDRESS | u32::from(apic_id) << 12);
-        self.table.set_u32(at + 4, 0);
-        self.table.set_u32(at + 8, u32::from(line.vector()));
+        self.table.set_u32(at, message.address as u32);
+        self.table.set_u32(at + 4, (message.address >> 32) as u32);
+        self.table.set_u32(at + 8, message.data);
         self.table.set_u32(at + 12, 0);
     }
 }

@@ -1,15 +1,14 @@
 //! The self-test: everything, in the order in which one thing needs the other, and a line of report for each.
 
-use crate::acpi::Acpi;
+use crate::arch::interrupts::Interrupts;
+use crate::arch::{Firmware, processors};
 use crate::boot_info::BootInfo;
 use crate::checks;
 use crate::console::{Console, Failure, failure, report};
 use crate::disk::{self, Disk};
 use crate::hw::Window;
-use crate::interrupts::Interrupts;
 use crate::memory::Arena;
 use crate::pci::{Function, Pci};
-use crate::processors;
 use crate::virtio;
 
 /// What the tests of devices work with.
@@ -24,8 +23,8 @@ pub struct Machine<'a> {
 impl<'a> Machine<'a> {
     /// # Safety
     /// See [`Arena::new`].
-    pub unsafe fn new(acpi: &Acpi, interrupts: &'a Interrupts) -> Result<Self, Failure> {
-        let pci = Pci::find(acpi)?;
+    pub unsafe fn new(firmware: &Firmware, interrupts: &'a Interrupts) -> Result<Self, Failure> {
+        let pci = Pci::find(firmware)?;
         // SAFETY: the caller's word.
         let arena = unsafe { Arena::new() };
         let scratch = arena.take(disk::SCRATCH_BYTES);
@@ -52,32 +51,22 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// What is there without devices: memory, ACPI, processors, the timer, the clock.
+/// What is there without devices: memory, the firmware's tables, processors, the timer, the clock.
 pub fn platform(
     console: &mut Console,
     info: &BootInfo,
-    acpi: &Acpi,
+    firmware: &Firmware,
     interrupts: &Interrupts,
 ) -> Result<(), Failure> {
     report!(console, "protocol={}", info.protocol);
     report!(console, "memory_bytes={}", checks::memory(info)?);
-    report!(console, "acpi_tables={}", acpi.tables);
-    report!(
-        console,
-        "hardware_reduced={}",
-        yes_no(acpi.hardware_reduced)
-    );
-    if !acpi.has_power_off() || !acpi.has_reset() {
-        return Err(failure!(
-            "the FADT names no way to power off or none to reset"
-        ));
-    }
+    firmware.report(console)?;
     interrupts.start_timer()?;
     report!(console, "timer=ok");
-    report!(console, "cpus={}", acpi.processors().len());
-    let alive = processors::start_all(info, acpi, interrupts)?;
+    report!(console, "cpus={}", firmware.processors().len());
+    let alive = processors::start_all(info, firmware, interrupts)?;
     report!(console, "cpus_started={alive}");
-    let [year, month, day, hour, minute, second] = checks::clock()?;
+    let [year, month, day, hour, minute, second] = checks::clock(firmware)?;
     report!(
         console,
         "rtc={year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
@@ -107,8 +96,4 @@ pub fn devices(
         machine.devices(disk::DEVICE_TYPE).count()
     );
     Ok(())
-}
-
-fn yes_no(value: bool) -> &'static str {
-    if value { "yes" } else { "no" }
 }

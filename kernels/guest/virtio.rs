@@ -3,10 +3,11 @@
 //! Implements virtio 1.3 §3.1.1 (initialisation), §4.1 (PCI transport) and §2.7 (split virtqueues). Left out on
 //! purpose: legacy devices, packed queues, notification suppression.
 
+use crate::arch::interrupts::{Interrupts, Line};
+use crate::arch::memory::fence;
 use crate::console::{Failure, failure};
 use crate::hw::{Deadline, Window};
-use crate::interrupts::{Interrupts, Line};
-use crate::memory::{Arena, fence};
+use crate::memory::Arena;
 use crate::pci::{Bars, Function, Msix, Pci};
 
 const VENDOR: u16 = 0x1af4;
@@ -76,6 +77,7 @@ pub struct Device {
     notify: Window,
     notify_multiplier: u32,
     msix: Msix,
+    function: Function,
 }
 
 impl Device {
@@ -116,6 +118,7 @@ impl Device {
             notify: window(NOTIFY)?,
             notify_multiplier,
             msix,
+            function,
         })
     }
 
@@ -128,7 +131,7 @@ impl Device {
         line: Line,
     ) -> Result<Queue, Failure> {
         let entry = (index + 1).min(self.msix.entries - 1);
-        self.msix.route(entry, interrupts.apic_id(), line);
+        self.route(entry, interrupts, line)?;
         self.common.set_u16(QUEUE_SELECT, index);
         let size = self.common.u16(QUEUE_SIZE).min(QUEUE_LIMIT);
         if !size.is_power_of_two() {
@@ -164,11 +167,18 @@ impl Device {
     }
 
     /// All queues are made: the device may work.
-    pub fn start(&self, interrupts: &Interrupts) {
-        self.msix.route(0, interrupts.apic_id(), interrupts.spare());
+    pub fn start(&self, interrupts: &Interrupts) -> Result<(), Failure> {
+        self.route(0, interrupts, interrupts.spare())?;
         self.common.set_u16(CONFIG_MSIX_VECTOR, 0);
         self.common
             .set_u8(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+        Ok(())
+    }
+
+    fn route(&self, entry: u16, interrupts: &Interrupts, line: Line) -> Result<(), Failure> {
+        let message = interrupts.message(self.function.number, entry, line)?;
+        self.msix.route(entry, message);
+        Ok(())
     }
 }
 

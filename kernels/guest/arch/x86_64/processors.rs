@@ -5,11 +5,11 @@
 
 use core::ptr::addr_of;
 
-use crate::acpi::Acpi;
+use super::Firmware;
+use super::interrupts::Interrupts;
 use crate::boot_info::BootInfo;
 use crate::console::{Failure, failure};
 use crate::hw::{Deadline, Window};
-use crate::interrupts::Interrupts;
 
 unsafe extern "C" {
     static ap_trampoline: u8;
@@ -26,12 +26,16 @@ const START_UP: u32 = 6 << 8 | 1 << 14;
 
 /// Starts every processor that the MADT lists, one after the other. Returns how many there are that run, with
 /// this one.
-pub fn start_all(info: &BootInfo, acpi: &Acpi, interrupts: &Interrupts) -> Result<usize, Failure> {
+pub fn start_all(
+    info: &BootInfo,
+    firmware: &Firmware,
+    interrupts: &Interrupts,
+) -> Result<usize, Failure> {
     let me = interrupts.apic_id();
-    if !acpi.processors().contains(&me) {
+    if !firmware.processors().contains(&me) {
         return Err(failure!("the MADT does not list this processor, {me}"));
     }
-    let others = acpi.processors().iter().filter(|&&id| id != me);
+    let others = firmware.processors().iter().filter(|&&id| id != me);
     if others.clone().next().is_none() {
         return Ok(1);
     }
@@ -39,7 +43,7 @@ pub fn start_all(info: &BootInfo, acpi: &Acpi, interrupts: &Interrupts) -> Resul
     for &id in others {
         start(id, page, interrupts)?;
     }
-    Ok(acpi.processors().len())
+    Ok(firmware.processors().len())
 }
 
 /// Copies the code for real mode to a page of RAM below 640 KiB; returns the page's number. Whatever the machine

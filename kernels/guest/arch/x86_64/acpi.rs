@@ -5,8 +5,11 @@
 //! §4.1.2 (MCFG). Left out on purpose: an AML interpreter; the two things wanted of the DSDT are found by
 //! their bytes.
 
-use crate::console::{Failure, failure};
-use crate::hw::{Window, out_u8, out_u16};
+use super::ports::{out_u8, out_u16};
+use crate::boot_info::BootInfo;
+use crate::console::{Console, Failure, failure, report};
+use crate::hw::Window;
+use crate::pci::PciWindow;
 
 /// No table is larger, in bytes; bounds what a broken length makes the guest read.
 const TABLE_LIMIT_BYTES: u32 = 1 << 20;
@@ -29,17 +32,10 @@ pub struct Register {
     address: u64,
 }
 
-/// A range of addresses that PCI devices may be given.
-#[derive(Clone, Copy, Default)]
-pub struct PciWindow {
-    pub start: u64,
-    pub end: u64,
-}
-
 /// What the tables say, as far as the test asks.
 pub struct Acpi {
-    pub tables: u32,
-    pub hardware_reduced: bool,
+    tables: u32,
+    hardware_reduced: bool,
     pub ecam: Option<u64>,
     processors: [u8; PROCESSORS_LIMIT],
     processor_count: usize,
@@ -54,8 +50,8 @@ pub struct Acpi {
 }
 
 impl Acpi {
-    /// Reads the tables from the RSDP at `rsdp`, or where a BIOS would have put one if that is 0.
-    pub fn read(rsdp: u64) -> Result<Self, Failure> {
+    /// Reads the tables from the RSDP that was handed over, or where a BIOS would have put one if none was.
+    pub fn read(info: &BootInfo) -> Result<Self, Failure> {
         let mut this = Self {
             tables: 0,
             hardware_reduced: false,
@@ -71,7 +67,7 @@ impl Acpi {
             windows: [PciWindow::default(); WINDOWS_LIMIT],
             window_count: 0,
         };
-        let rsdp = match rsdp {
+        let rsdp = match info.firmware {
             0 => find_rsdp()?,
             address => address,
         };
@@ -93,6 +89,19 @@ impl Acpi {
             return Err(failure!("the MADT has no processor"));
         }
         Ok(this)
+    }
+
+    /// Tells what was found, and fails if it does not suffice.
+    pub fn report(&self, console: &mut Console) -> Result<(), Failure> {
+        report!(console, "acpi_tables={}", self.tables);
+        let hardware_reduced = if self.hardware_reduced { "yes" } else { "no" };
+        report!(console, "hardware_reduced={hardware_reduced}");
+        if self.sleep_control.is_none() && self.pm1_control.is_none() || self.reset.is_none() {
+            return Err(failure!(
+                "the FADT names no way to power off or none to reset"
+            ));
+        }
+        Ok(())
     }
 
     fn read_table(&mut self, address: u64) -> Result<(), Failure> {
@@ -254,20 +263,11 @@ impl Acpi {
         u16::try_from(register.address + 3).ok()
     }
 
-    /// Asks for a reset (§4.8.3.6). Says whether there is a register for it.
-    pub fn reset(&self) -> bool {
+    /// Asks for a reset (§4.8.3.6).
+    pub fn reset(&self) {
         if let Some((register, value)) = self.reset {
             register.write(value);
         }
-        self.reset.is_some()
-    }
-
-    pub fn has_power_off(&self) -> bool {
-        self.sleep_control.is_some() || self.pm1_control.is_some()
-    }
-
-    pub fn has_reset(&self) -> bool {
-        self.reset.is_some()
     }
 }
 

@@ -8,15 +8,16 @@ use core::arch::asm;
 use core::cell::Cell;
 use core::ptr::addr_of;
 
-use crate::acpi::Acpi;
+use super::Firmware;
 use crate::console::{Failure, failure};
 use crate::hw::{Deadline, Window};
+use crate::pci::Message;
 
 unsafe extern "C" {
     static exception_handlers: [u64; 22];
     static interrupt_handlers: [u64; VECTORS as usize];
     static spurious_handler: u64;
-    static idt: u8;
+    pub static idt: u8;
     static interrupt_counts: u8;
     static exception_report: u8;
 }
@@ -35,6 +36,7 @@ const KERNEL_CODE: u64 = 0x08;
 const INTERRUPT_GATE: u64 = 0x8e;
 
 const APIC: u64 = 0xfee0_0000;
+const MSI_ADDRESS: u64 = 0xfee0_0000;
 const APIC_ID: u64 = 0x20;
 const APIC_SPURIOUS: u64 = 0xf0;
 const APIC_COMMAND_LOW: u64 = 0x300;
@@ -62,12 +64,8 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Turns interrupts on.
-    ///
-    /// # Safety
-    /// Called once.
-    pub unsafe fn new() -> Self {
-        fill_table();
+    /// Turns interrupts on. To be called once.
+    pub fn new(_firmware: &Firmware) -> Result<Self, Failure> {
         let this = Self {
             // SAFETY: the local APIC's registers, after reset at this address.
             apic: unsafe { Window::new(APIC, 4096) },
@@ -78,7 +76,7 @@ impl Interrupts {
         this.apic
             .set_u32(APIC_SPURIOUS, APIC_ENABLE | u32::from(SPURIOUS));
         this.apic.set_u32(APIC_TIMER_DIVIDE, APIC_TIMER_DIVIDE_BY_1);
-        this
+        Ok(this)
     }
 
     /// A line that nothing uses; the last one again when all are used.
@@ -115,6 +113,14 @@ impl Interrupts {
         (self.apic.u32(APIC_ID) >> 24) as u8
     }
 
+    /// What makes MSI-X entry `entry` of function `number` interrupt this processor on `line`.
+    pub fn message(&self, _number: u8, _entry: u16, line: Line) -> Result<Message, Failure> {
+        Ok(Message {
+            address: MSI_ADDRESS | u64::from(self.apic_id()) << 12,
+            data: u32::from(line.vector()),
+        })
+    }
+
     /// Sends an inter-processor interrupt to the local APIC `target`.
     pub fn send(&self, target: u8, command: u32) {
         self.apic
@@ -143,7 +149,7 @@ impl Interrupts {
 }
 
 impl Line {
-    pub fn vector(self) -> u8 {
+    fn vector(self) -> u8 {
         FIRST_VECTOR + self.0
     }
 
@@ -189,25 +195,16 @@ fn call_level_0(number: u32, address: u64, seen: u32) {
     }
 }
 
-/// Ends in a triple fault: an exception without handlers for it and for its consequences.
-pub fn triple_fault() -> ! {
-    // SAFETY: the table is the processor's and stays where it is.
-    let table = unsafe { Window::new(addr_of!(idt) as u64, 4096) };
-    for at in 0..512 {
-        table.set_u64(at * 8, 0);
-    }
-    // SAFETY: does not return.
-    unsafe { asm!("ud2", options(noreturn)) };
-}
-
-/// What `boot.s` kept of an exception: vector, error code, address of the instruction, cr2.
-pub fn exception() -> [u64; 4] {
+/// What `boot.s` kept of an exception, in words.
+pub fn exception() -> Failure {
     // SAFETY: boot.s's, accessed through windows only.
     let report = unsafe { Window::new(addr_of!(exception_report) as u64, 32) };
-    [report.u64(0), report.u64(8), report.u64(16), report.u64(24)]
+    let [vector, error, at, address] = [0, 8, 16, 24].map(|part| report.u64(part));
+    failure!("exception {vector} (error {error:#x}) at {at:#x}, cr2 {address:#x}")
 }
 
-fn fill_table() {
+/// Fills the interrupt descriptor table, after which exceptions are reported.
+pub fn catch_exceptions() {
     // SAFETY: boot.s's tables of addresses, never written.
     let (exceptions, interrupts, spurious) =
         unsafe { (exception_handlers, interrupt_handlers, spurious_handler) };
@@ -232,13 +229,18 @@ fn set_gate(vector: u8, handler: u64) {
 }
 
 /// Routes ISA interrupt `irq`, as the MADT tells where it arrives, to `line` of this processor.
-pub fn route(acpi: &Acpi, interrupts: &Interrupts, irq: u8, line: Line) -> Result<(), Failure> {
-    let Some((address, first)) = acpi.io_apic() else {
+pub fn route(
+    firmware: &Firmware,
+    interrupts: &Interrupts,
+    irq: u8,
+    line: Line,
+) -> Result<(), Failure> {
+    let Some((address, first)) = firmware.io_apic() else {
         return Err(failure!("the MADT has no I/O APIC"));
     };
     // SAFETY: the I/O APIC's registers.
     let io_apic = unsafe { Window::new(address, 32) };
-    let (interrupt, flags) = acpi.interrupt_override(irq);
+    let (interrupt, flags) = firmware.interrupt_override(irq);
     let Some(pin) = interrupt.checked_sub(first) else {
         return Err(failure!(
             "interrupt {interrupt} is not on the first I/O APIC"
