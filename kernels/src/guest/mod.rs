@@ -1,28 +1,45 @@
-//! The bare-metal test guest: a program of about 80 KiB that boots as a kernel does, by the PVH entry or Linux's
-//! 64-bit one, and tests the machine that it finds itself in. Its source is `guest/`, beside this crate's `src/`.
+//! The bare-metal test guest: a program of about 80 KiB that boots as a kernel does (on x86_64 by the PVH entry or
+//! Linux's 64-bit one, on aarch64 as an `Image`) and tests the machine that it finds itself in. Its source is `guest/`,
+//! beside this crate's `src/`.
 //!
-//! It writes `K` to COM1 as its very first act. What it does then, the word `kami.test=MODE` on its command line
-//! says:
+//! It writes `K` to the serial console as its very first act. What it does then, the word `kami.test=MODE` on its
+//! command line says:
 //!
 //! | mode | does | ends by |
 //! |---|---|---|
-//! | `hello` | nothing more, on the shortest way | power-off (port 0x600 ← 0x34), else a reset |
-//! | (none), `self` | the whole self-test | power-off, or pvpanic if it failed |
-//! | `reset`, `reset-i8042` | the self-test, a mark on the first disk, a reset; the second boot finds the mark, tests again | as `self` |
+//! | `hello` | nothing more, on the shortest way | power-off |
+//! | (none), `self` | the whole self-test | power-off, or a panic if it failed |
+//! | `reset`; `reset-i8042` on x86_64, `reset-warm` on aarch64 | the self-test, a mark on the first disk, a reset; the second boot finds the mark, tests again | as `self` |
 //! | `echo` | sends back what the serial port receives, until a `q` | power-off |
-//! | `button` | waits for the ACPI power button | power-off |
-//! | `panic` | | pvpanic (port 0x505 ← 1) |
+//! | `button` | waits for the power button | power-off |
+//! | `panic` | | a panic |
 //! | `panic-line` | prints Linux's panic lines | never: halts |
-//! | `triple-fault` | | a triple fault |
-//! | `bad-instruction` | executes `cmpxchg16b` at privilege level 0 | power-off, where the host knows it |
-//! | `fail` | reports a failure | pvpanic |
+//! | `triple-fault` | | a triple fault; a panic on aarch64, which knows none |
+//! | `bad-instruction` | executes what an emulating hypervisor may not know | power-off, where the host knows it |
+//! | `fail` | reports a failure | a panic |
 //! | `flood` | writes lines without end | never |
 //! | `hang`, `spin` | halts with interrupts masked; spins | never |
+//!
+//! | | x86_64 | aarch64 |
+//! |---|---|---|
+//! | serial console | COM1 | the PL011 that the device tree's `stdout-path` names |
+//! | power-off | `hello`: port 0x600 ← 0x34, else a reset; else ACPI's S5 | PSCI `SYSTEM_OFF` |
+//! | reset | ACPI's register; `-i8042`: the keyboard controller | PSCI `SYSTEM_RESET`; `-warm`: `SYSTEM_RESET2` |
+//! | panic | pvpanic (port 0x505 ← 1) | Linux's panic lines, for there is no such port |
+//! | power button | ACPI's generic event device | the key of `gpio-keys` on a PL061 |
+//! | bad instruction | `cmpxchg16b` at privilege level 0 | a load from a device that also changes its address register |
+//! | further processors | INIT, start-up interrupts | PSCI `CPU_ON` |
+//! | MSI-X | to the local APIC | through the GICv3's ITS, or a GICv2m frame |
+//! | clock | MC146818 | PL031 |
 //!
 //! With `kami.check=all` the self-test reads whole disks instead of samples. It writes to every disk, always
 //! the pattern of [`pattern`]. It reports in lines `kami-test: KEY=VALUE`, of which the last is `result=pass` or
 //! `result=fail reason=…`: see [`Report`].
 
+#[cfg(test)]
+mod calendar;
+#[cfg(test)]
+mod fdt;
 pub mod pattern;
 mod report;
 
@@ -36,8 +53,9 @@ pub use report::{Disk, Outcome, Report};
 
 use crate::{Error, Kernel, open_unpacked};
 
-/// The test guest, an ELF file with a PVH entry and a 64-bit entry. It lies at 1 MiB and needs 2 MiB of memory.
-pub const TEST_GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/test-guest.elf"));
+/// The test guest for the machine that this program is built for. On x86_64 an ELF file with a PVH entry and a 64-bit
+/// entry, which lies at 1 MiB; on aarch64 an `Image`, for the start of RAM. It needs 2 MiB of memory.
+pub const TEST_GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/test-guest"));
 
 /// What errors call the test guest.
 const NAME: &str = "the built-in test guest";

@@ -1,9 +1,10 @@
 //! Reads the test guest's report out of what a console shows.
 //!
 //! A report is lines `kami-test: KEY=VALUE`, among whatever else the console shows, ended by `result=pass` or
-//! `result=fail reason=…`. Keys: `protocol` (`pvh`, `linux64`), `memory_bytes`, `acpi_tables`, `hardware_reduced`
-//! (`yes`, `no`), `timer`, `cpus`, `cpus_started`, `rtc` (ISO 8601), `pci_functions`, `rng`, for each disk N
-//! `diskN.bytes`, `.serial`, `.queues`, `.pattern` (`ok`, `written`, `none`), `.write` (`ok`) or `.read_only`
+//! `result=fail reason=…`. Keys: `protocol` (`pvh`, `linux64`, `arm64`), `memory_bytes`, on x86_64 `acpi_tables` and
+//! `hardware_reduced` (`yes`, `no`), on aarch64 `fdt_bytes`, `psci` (`1.1`) and `interrupt_controller` (`gicv3-its`,
+//! `gicv3`, `gicv2-v2m`, `gicv2`), `timer`, `cpus`, `cpus_started`, `rtc` (ISO 8601), `pci_functions`, `rng`, for each
+//! disk N `diskN.bytes`, `.serial`, `.queues`, `.pattern` (`ok`, `written`, `none`), `.write` (`ok`) or `.read_only`
 //! (`yes`), `.interrupts`, then `disks`; in the mode `reset` `boot` (1, 2) and `reset` (`asked`); in `echo` `echo`
 //! (`ready`) and `serial_interrupts`; in `button` `button` (`waiting`, `pressed`).
 
