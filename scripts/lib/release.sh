@@ -12,20 +12,24 @@ manual() {
     "$target/debug/examples/man" "$1" "$(date -u -d "@$date" +%F)"
 }
 
-# third_party: the licences of the crates that are linked into the binary, as their authors ask for.
+# third_party: the licences of what is linked into the binary, as its authors ask for; a text that several have, once.
 third_party() {
-    local name number folder file
-    echo "The kami binary contains the following Rust crates, under the licences given here."
-    cargo tree --locked -p kami-vmm -e normal --target all --prefix none --format '{p}' | grep -v ' (/' | sort -u |
-        while read -r name number _; do
-            folder=$(compgen -G "${CARGO_HOME:-$HOME/.cargo}/registry/src/*/$name-${number#v}" | head -n1)
-            [ -n "$folder" ] || die "the source of $name $number is not there"
-            printf '\n==== %s %s ====\n' "$name" "${number#v}"
-            sed -n 's/^license = "\(.*\)"/Licence: \1/p' "$folder/Cargo.toml" | head -n1
-            for file in "$folder"/{LICEN[CS]E,COPYING,COPYRIGHT,NOTICE}*; do
-                [ ! -f "$file" ] || { printf '\n-- %s\n' "${file##*/}" && cat "$file"; }
-            done
-        done
+    local name number folder file digest
+    local -A seen=()
+    echo "The kami binary contains the GNU C library (LGPL-2.1-or-later) and these Rust crates, with the C libraries in them."
+    cargo tree --locked -p kami-vmm -e normal,no-proc-macro --target x86_64-unknown-linux-gnu \
+        --target aarch64-unknown-linux-gnu --prefix none --format '{p}' | grep -v -e ' (' -e '^$' | sort -u | while read -r name number; do
+        folder=$(compgen -G "${CARGO_HOME:-$HOME/.cargo}/registry/src/*/$name-${number#v}" | head -n1)
+        [ -n "$folder" ] || die "the source of $name $number is not there"
+        printf '\n==== %s %s\n' "$name" "${number#v}"
+        sed -n 's/^license = "\(.*\)"/Licence: \1/p' "$folder/Cargo.toml" | head -n1
+        while read -r file; do
+            digest=$(sha256sum <"$folder/$file")
+            printf -- '-- %s%s\n' "$file" "${seen[$digest]:+: as ${seen[$digest]}}"
+            [ -n "${seen[$digest]-}" ] || cat "$folder/$file"
+            seen[$digest]=${seen[$digest]-"$name's $file"}
+        done < <(cd "$folder" && find . -maxdepth 2 -type f -iregex '.*/\(licen[cs]e\|copying\|copyright\|notice\)[^/]*' ! -name '*.?GPL*' ! -name '*.GPL*' -printf '%P\n' | sort)
+    done
 }
 
 # binary ARCHITECTURE: builds the static binary and sets kami to it, and run to what runs it here.
