@@ -1,8 +1,9 @@
 # What KVM this machine has.
 # shellcheck shell=bash disable=SC2034
 
-# host_kvm: sets kvm to hardware (VMX, SVM, or Arm's EL2, without which it has no KVM), software (a /dev/kvm that has neither: page tables of its own, privilege
-# level 0 interpreted; small guests run, stock Linux kernels do not) or none, and kvm_why to a sentence about it.
+# host_kvm: sets kvm to hardware (VMX, SVM, or Arm's EL2, without which there is none), software (a /dev/kvm that has neither
+# VMX nor SVM: page tables of its own, privilege level 0 interpreted; small guests run, stock Linux kernels do not) or
+# none, and kvm_why to a sentence about it.
 host_kvm() {
     local module=
     for module in kvm_intel kvm_amd ''; do
