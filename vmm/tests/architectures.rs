@@ -98,9 +98,7 @@ fn lab_of_images(words: &[&str]) -> Lab {
 
 fn run(lab: &Lab, image: &str, kernel: &[u8]) -> Outcome {
     let kernel = lab.file("vmlinuz", kernel);
-    lab.kami(&[
-        "run", image, "--rm", "--kernel", &kernel, "--memory", "128M",
-    ])
+    lab.kami(&["run", image, "--kernel", &kernel, "--memory", "128M"])
 }
 
 /// The `Architecture` of everything that a listing shows, with its name.
@@ -216,6 +214,9 @@ fn image_for_i386_runs_under_a_kernel_for_x86_64() {
     let outcome = run(&lab, "for i386", guest::TEST_GUEST);
     if Architecture::HOST == Architecture::X86_64 {
         assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        // The instance is what its image says.
+        let listing = lab.done(&["ps", "-a", "--output", "json"]);
+        assert!(listing.contains("\"Architecture\": \"i386\""), "{listing}");
     } else {
         outcome.refused(3, &["for i386", "host is arm64"]);
     }
