@@ -61,7 +61,8 @@ fn main() {
         "aarch64" => &FLAGS_AARCH64,
         other => panic!("the test guest is written for x86_64 and aarch64, not for {other}"),
     };
-    let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")).join("guest");
+    let package = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
+    let root = package.join("guest");
     let out = PathBuf::from(variable("OUT_DIR")).join("test-guest");
     let script = root.join("arch").join(&architecture).join("link.ld");
     let mut rustc = Command::new(variable("RUSTC"));
@@ -69,6 +70,8 @@ fn main() {
         .args(FLAGS)
         .args(flags)
         .arg(format!("-Clink-arg=-Wl,-T,{}", script.display()))
+        // The guest, and the kami that carries it, are the same wherever they are built.
+        .arg(format!("--remap-path-prefix={}=kernels", package.display()))
         .arg(root.join("main.rs"))
         .arg("-o")
         .arg(&out);
