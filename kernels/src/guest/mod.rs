@@ -25,7 +25,7 @@
 //! | serial console | COM1 | the PL011 that the device tree's `stdout-path` names |
 //! | power-off | `hello`: port 0x600 ← 0x34, else a reset; else ACPI's S5 | PSCI `SYSTEM_OFF` |
 //! | reset | ACPI's register; `-i8042`: the keyboard controller | PSCI `SYSTEM_RESET`; `-warm`: `SYSTEM_RESET2` |
-//! | panic | pvpanic (port 0x505 ← 1) | Linux's panic lines, for there is no such port |
+//! | panic | pvpanic (port 0x505 ← 1) | pvpanic where the device tree has one, else Linux's panic lines |
 //! | power button | ACPI's generic event device | the key of `gpio-keys` on a PL061 |
 //! | bad instruction | `cmpxchg16b` at privilege level 0 | a load from a device that also changes its address register |
 //! | further processors | INIT, start-up interrupts | PSCI `CPU_ON` |

@@ -6,7 +6,7 @@
 
 use super::fdt::{self, Fdt};
 use super::psci::Psci;
-use super::{memory, uart};
+use super::{memory, power, uart};
 use crate::boot_info::BootInfo;
 use crate::console::{Failure, failure};
 
@@ -17,6 +17,7 @@ const TREE_LIMIT_BYTES: u32 = 2 << 20;
 pub fn read(_protocol: u32, tree: u64) -> Result<BootInfo, Failure> {
     let fdt = open(tree)?;
     uart::find(&fdt)?;
+    power::find(&fdt);
     let mut info = BootInfo::new("arm64", tree);
     for node in fdt.nodes() {
         if node.depth == 1 && node.name == "chosen" {
@@ -43,14 +44,15 @@ pub fn read(_protocol: u32, tree: u64) -> Result<BootInfo, Failure> {
 
 /// The device tree at `address`.
 pub fn open(address: u64) -> Result<Fdt<'static>, Failure> {
-    memory::map_ram(address, u64::from(TREE_LIMIT_BYTES))?;
+    memory::map_ram(address, fdt::HEADER_BYTES as u64)?;
     // SAFETY: the machine puts it where the image is not, and nothing writes there while it is read.
     let header = unsafe { core::slice::from_raw_parts(address as *const u8, fdt::HEADER_BYTES) };
     let bytes = match fdt::total_bytes(header) {
-        Some(bytes @ ..=TREE_LIMIT_BYTES) => bytes as usize,
+        Some(bytes @ ..=TREE_LIMIT_BYTES) => bytes,
         _ => return Err(failure!("no device tree at {address:#x}")),
     };
+    memory::map_ram(address, u64::from(bytes))?;
     // SAFETY: as above.
-    let tree = unsafe { core::slice::from_raw_parts(address as *const u8, bytes) };
+    let tree = unsafe { core::slice::from_raw_parts(address as *const u8, bytes as usize) };
     Fdt::new(tree).ok_or_else(|| failure!("the device tree at {address:#x} is broken"))
 }
