@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::process::Stdio;
 
 use common::{Lab, finish};
+use kami_kernels::guest;
 use kami_vmm::arch::host;
 
 #[test]
@@ -21,7 +22,11 @@ fn self_test_passes_and_its_report_is_on_standard_output_and_in_the_log() {
 #[test]
 fn each_end_has_its_own_status() {
     let lab = Lab::with_guest();
-    for (mode, code) in [("panic", 100), ("panic-line", 100), ("triple-fault", 101)] {
+    for (mode, code) in [
+        ("panic", 100),
+        ("panic-line", 100),
+        ("triple-fault", common::TRIPLE_FAULT),
+    ] {
         let outcome = lab.run_guest(mode, &[]);
         assert_eq!(outcome.code, Some(code), "{mode}: {outcome:?}");
         assert_eq!(lab.state().unwrap(), format!("stopped ({code})"), "{mode}");
@@ -34,7 +39,7 @@ fn each_end_has_its_own_status() {
 #[test]
 fn reset_brings_the_guest_up_again_on_the_same_volumes() {
     let lab = Lab::with_guest();
-    for mode in ["reset", "reset-i8042"] {
+    for mode in guest::RESETS {
         let outcome = lab.run_guest(mode, &["--rm"]);
         assert_eq!(outcome.code, Some(0), "{mode}: {outcome:?}");
         let order = ["boot=1", "boot=2", "result=pass"].map(|text| outcome.out.rfind(text));

@@ -150,7 +150,11 @@ fn signals_restore_the_terminal() {
 #[test]
 fn failing_guests_restore_the_terminal() {
     let lab = Lab::with_guest();
-    for (mode, code) in [("panic", 100), ("triple-fault", 101), ("hang", 124)] {
+    for (mode, code) in [
+        ("panic", 100),
+        ("triple-fault", common::TRIPLE_FAULT),
+        ("hang", 124),
+    ] {
         let terminal = Terminal::new();
         let before = format!("{:?}", terminal.modes());
         let child = terminal.run(&lab, mode, &["--rm", "--timeout", "500ms"]);

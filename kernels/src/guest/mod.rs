@@ -36,6 +36,13 @@
 //! the pattern of [`pattern`]. It reports in lines `kami-test: KEY=VALUE`, of which the last is `result=pass` or
 //! `result=fail reason=…`: see [`Report`].
 
+#[cfg(target_arch = "aarch64")]
+#[path = "aarch64.rs"]
+mod own;
+#[cfg(target_arch = "x86_64")]
+#[path = "x86_64.rs"]
+mod own;
+
 #[cfg(test)]
 mod calendar;
 #[cfg(test)]
@@ -49,6 +56,7 @@ use std::path::Path;
 
 use rustix::fs::MemfdFlags;
 
+pub use own::{HAS_TRIPLE_FAULT, PROTOCOLS, RESETS};
 pub use report::{Disk, Outcome, Report};
 
 use crate::{Error, Kernel, open_unpacked};

@@ -189,5 +189,12 @@ pub fn manifest(change: impl Fn(&str) -> String) -> String {
     )
 }
 
+/// The exit status of the guest that is asked for a triple fault: where there is none it fails, which is a panic.
+pub const TRIPLE_FAULT: i32 = if kami_kernels::guest::HAS_TRIPLE_FAULT {
+    101
+} else {
+    100
+};
+
 /// The snapshot that [`manifest`] names.
 pub const SNAPSHOT: &str = "snap-00000000000000001";
