@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Lab, Outcome, finish, manifest};
+use kami_kernels::guest::HAS_TRIPLE_FAULT;
 use kami_kernels::{Entry, guest};
 use kami_vmm::arch::host;
 
@@ -31,30 +32,29 @@ fn kernel_that_is_none_is_refused() {
 
 #[test]
 fn truncated_kernel_is_refused() {
-    let half = &guest::TEST_GUEST[..guest::TEST_GUEST.len() / 4];
-    run_kernel(half).refused(3, &["vmlinuz", "truncated"]);
     run_kernel(&guest::TEST_GUEST[..20]).refused(3, &["vmlinuz"]);
-}
-
-#[test]
-fn kernel_for_another_architecture_is_refused() {
-    let mut kernel = guest::TEST_GUEST.to_vec();
-    // e_machine, ELF-64 Object File Format §3: EM_AARCH64.
-    kernel[18..20].copy_from_slice(&183_u16.to_le_bytes());
-    run_kernel(&kernel).refused(3, &["vmlinuz", "arm64"]);
+    // An arm64 Image that is no EFI program does not say how long its file is.
+    if guest::TEST_GUEST.starts_with(b"\x7fELF") {
+        let part = &guest::TEST_GUEST[..guest::TEST_GUEST.len() / 4];
+        run_kernel(part).refused(3, &["vmlinuz", "truncated"]);
+    }
 }
 
 /// The test guest with a breakpoint as its first instruction.
 fn broken_guest() -> Vec<u8> {
     let kernel = guest::open().unwrap();
-    let Entry::Pvh(entry) = kernel.entry else {
-        panic!("{:?}", kernel.entry);
+    let (entry, breakpoint) = match kernel.entry {
+        // int3, brk #0
+        Entry::Pvh(entry) => (entry, &[0xcc][..]),
+        Entry::Arm64(entry) => (entry, &[0x00, 0x00, 0x20, 0xd4][..]),
+        other => panic!("{other:?}"),
     };
     let holds = |s: &&kami_kernels::Segment| (s.guest_address..s.end_address()).contains(&entry);
     let segment = kernel.segments.iter().find(holds).unwrap();
     let offset = segment.file_offset + (entry - segment.guest_address);
     let mut bytes = guest::TEST_GUEST.to_vec();
-    bytes[usize::try_from(offset).unwrap()] = 0xcc;
+    let offset = usize::try_from(offset).unwrap();
+    bytes[offset..offset + breakpoint.len()].copy_from_slice(breakpoint);
     bytes
 }
 
@@ -65,11 +65,16 @@ fn guest_that_kvm_cannot_run_at_all_leaves_nothing() {
         outcome.refused(102, &["internal error 1", "instruction bytes cc"]);
         outcome.helps("neither VMX nor SVM");
     } else {
-        // Hardware takes the breakpoint, for which the guest has no handler yet.
+        // Hardware takes the breakpoint, for which the guest has no handler yet: an Arm processor tries for ever.
         let lab = Lab::with_guest();
         let kernel = lab.file("vmlinuz", broken_guest());
         let args = ["run", "test image", "--kernel", &kernel, "--memory", "128M"];
-        assert_eq!(lab.kami(&args).code, Some(101));
+        let (code, more) = match HAS_TRIPLE_FAULT {
+            true => (101, &[][..]),
+            false => (124, &["--timeout", "1s"][..]),
+        };
+        let outcome = lab.kami(&[&args[..], more].concat());
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
     }
 }
 
@@ -123,16 +128,6 @@ fn more_memory_than_the_host_has_is_refused() {
     outcome.refused(1, &["921600 MiB", "this host has"]);
     outcome.helps("--memory");
     assert_eq!((lab.left(), lab.state()), (before, None));
-}
-
-#[test]
-fn image_for_another_architecture_does_not_run() {
-    let lab = Lab::new();
-    let disk = lab.file("root.raw", vec![1; 1 << 20]);
-    lab.done(&["image", "import", &disk, "--name", "arm", "--arch", "arm64"]);
-    let guest = lab.file("guest", guest::TEST_GUEST);
-    lab.kami(&["run", "arm", "--kernel", &guest])
-        .refused(3, &["arm64", "x86_64"]);
 }
 
 #[test]

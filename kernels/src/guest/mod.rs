@@ -103,20 +103,12 @@ pub fn write_test_disk(out: impl Write, sectors: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Entry;
 
     #[test]
-    fn test_guest_has_both_entries_and_fits_into_2_mib() {
+    fn test_guest_needs_no_more_than_2_mib() {
         let kernel = open().unwrap();
-        assert!(matches!(kernel.entry, Entry::Pvh(_)), "{:?}", kernel.entry);
-        assert!(kernel.linux64_entry.is_some());
-        assert!(
-            kernel.end_address() <= 2 << 20,
-            "{:#x}",
-            kernel.end_address()
-        );
-        let kernel = kernel.by_linux64_entry();
-        assert!(matches!(kernel.entry, Entry::Linux64(_)));
+        let end = kernel.end_address();
+        assert!(end <= 2 << 20, "{end:#x}");
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use kami_kernels::Architecture;
+use kami_kernels::guest::HAS_TRIPLE_FAULT;
 use tempfile::TempDir;
 
 /// No command here takes longer, on a machine that does much else.
@@ -168,9 +170,11 @@ impl Outcome {
     }
 }
 
-/// A manifest of one root snapshot, with `change` applied to its text.
+/// A manifest of one root snapshot, with `change` applied to its text, for this host: a change that keeps the
+/// architecture sees `x86_64` everywhere.
 pub fn manifest(change: impl Fn(&str) -> String) -> String {
-    change(
+    let host = format!("\"Architecture\": \"{}\"", Architecture::HOST);
+    let text = change(
         r#"{
   "ImageId": "ami-00000000000000001",
   "Name": "test image",
@@ -186,15 +190,12 @@ pub fn manifest(change: impl Fn(&str) -> String) -> String {
   ]
 }
 "#,
-    )
+    );
+    text.replacen("\"Architecture\": \"x86_64\"", &host, 1)
 }
 
 /// The exit status of the guest that is asked for a triple fault: where there is none it fails, which is a panic.
-pub const TRIPLE_FAULT: i32 = if kami_kernels::guest::HAS_TRIPLE_FAULT {
-    101
-} else {
-    100
-};
+pub const TRIPLE_FAULT: i32 = if HAS_TRIPLE_FAULT { 101 } else { 100 };
 
 /// The snapshot that [`manifest`] names.
 pub const SNAPSHOT: &str = "snap-00000000000000001";
