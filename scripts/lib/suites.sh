@@ -1,4 +1,4 @@
-# The suites of scripts/test, whose variables they use: logs, target, top, kvm, kami, home, home_disk.
+# The suites of scripts/test, whose variables they use: logs, target, top, triple, kvm, kami, home, home_disk.
 # Sourced by bash.
 # shellcheck shell=bash disable=SC2154
 
@@ -9,7 +9,36 @@ suite() {
     say "suite $name"
     "$@" 2>&1 | tee "$logs/$name" || end=failed
     say "suite $name $end after $((SECONDS - started)) s"
-    tally_more "$name" "$logs/$name"
+    suite_sum "$name" "$end"
+}
+
+# side_by_side 'NAME COMMAND [ARG]…'…: suites that run at once, for an emulated host keeps one processor busy; each is split into words.
+side_by_side() {
+    local item words processes=() end started=$SECONDS
+    say "suites" "${@%% *}"
+    for item; do
+        read -ra words <<<"$item"
+        "${words[@]:1}" >"$logs/${words[0]}" 2>&1 &
+        processes+=($!)
+    done
+    for item; do
+        end=ended
+        wait "${processes[0]}" || end=failed
+        processes=("${processes[@]:1}")
+        say "suite ${item%% *} $end after $((SECONDS - started)) s"
+        cat "$logs/${item%% *}"
+        suite_sum "${item%% *}" "$end"
+    done
+}
+
+# suite_sum NAME END: adds up its log; an end that no test accounts for is a failure too.
+suite_sum() {
+    local before=$failed
+    tally_more "$1" "$logs/$1"
+    if [ "$2" = failed ] && [ "$failed" = "$before" ]; then
+        failed=$((failed + 1))
+        echo "$1: FAILED: it ended with an error"
+    fi
 }
 
 native_tests() { (cd "$top" && cargo test --workspace --locked --no-fail-fast); }
@@ -22,27 +51,12 @@ rig_suite() {
     rig_tests x86_64 --
 }
 
-# debian_suites IMAGE…: the suite of each image, side by side: an emulated host keeps one processor busy.
-debian_suites() {
-    local image started=$SECONDS
-    say "suites $*"
-    for image; do
-        rig_debian "$image" >"$logs/$image" 2>&1 &
-    done
-    wait
-    for image; do
-        cat "$logs/$image"
-        tally_more "$image" "$logs/$image"
-    done
-    say "suites $* ended after $((SECONDS - started)) s"
-}
-
-# rig_debian IMAGE: the two launches of tests/rig/debian.sh, natively where the KVM is hardware.
+# rig_debian IMAGE: the launches of tests/rig/debian.sh, natively where the KVM is hardware.
 # QEMU's emulated processors have shut down on their own: twice in some thirty runs with two of them on a busy machine, once
 # the host's and once the guest's, early in a boot. So the emulated host has one, and that end is tried once more, and said.
 rig_debian() {
     debian_launches "$1" | tee "$logs/$1.checks"
-    if [ "$kvm" != hardware ] && grep -q '^the command ended with status 101 ' "$logs/$1.checks"; then
+    if grep -q '^the command ended with status 101 ' "$logs/$1.checks"; then
         say "$1: a guest's processor shut down under emulation; trying once more"
         debian_launches "$1" | tee "$logs/$1.checks"
     fi
@@ -52,11 +66,14 @@ rig_debian() {
 }
 
 debian_launches() {
-    local command=("$top/tests/rig/debian.sh" "$top/scripts/lib/console.sh" "$1")
-    if [ "$kvm" = hardware ]; then
+    local command=("$top/tests/rig/debian.sh" "$top/scripts/lib/console.sh" "$1") program=$kami disk=$home_disk options=()
+    case $1 in
+        *-arm64*) program=$aarch64_kami disk=$aarch64_home_disk options=(--arch aarch64) ;;
+    esac
+    if [ "$kvm" = hardware ] && [ ${#options[@]} = 0 ]; then
         KAMI_HOME=$home PATH=${kami%/*}:$PATH timeout 1500 sh "${command[@]}" 2>&1
     else
-        "$top/scripts/rig" --cpus 1 --timeout 1500 --memory 5G --disk "$home_disk:/home" --env KAMI_HOME=/home \
-            --file "$kami:/bin/kami" --file "${command[0]}" --file "${command[1]}" sh "${command[@]}" 2>&1
+        "$top/scripts/rig" "${options[@]}" --cpus 1 --timeout 1500 --memory 5G --disk "$disk:/home" --env KAMI_HOME=/home \
+            --file "$program:/bin/kami" --file "${command[0]}" --file "${command[1]}" sh "${command[@]}" 2>&1
     fi || echo "FAILED: $1: ended with status $?"
 }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Boots an image of Debian twice and looks at it from inside and from outside. Run by scripts/test in the emulated host
+# Boots an image of Debian twice, and once to a panic, and looks at it from inside and from outside. Run by scripts/test in the emulated host
 # (or on a machine whose KVM is hardware) for every kernel that is to be supported. Plain POSIX sh.
 # Usage: debian.sh CONSOLE-LIBRARY IMAGE; wants KAMI_HOME, and kami in PATH. Prints `ok: …` or `FAILED: …` for each check, no two alike.
 # shellcheck disable=SC2016,SC2317 # what is quoted expands in the guest; check calls the functions
@@ -66,8 +66,16 @@ console_forget
 console_type 'systemctl reboot'
 check "it reboots in the same process" console_login "$boot_seconds"
 check "with the disks as they were" guest 'test "$(cat /root/mark)" = second && test "$(head -c 6 /dev/vdb)" = second'
-check "the power button ends the second launch, with status 0" stop second
-check "kami rm removes both" kami rm first second
+console_type 'systemctl poweroff'
+check "its own power off ends the second launch, with status 0" console_close 120
+
+# Neither its ramdisk's nor its own first process starts, on any architecture and whatever the ramdisk holds.
+panic() {
+    kami run "$image" --name third --memory 512M --timeout 5m --append 'panic=-1 rdinit=/dev init=/nonexistent' </dev/null >"$work/third" 2>&1
+    test $? = 100
+}
+check "a kernel panic ends the third launch, with status 100" panic
+check "kami rm removes them" kami rm first second third
 check "no volume is left" test "$(overlay_kib)" = 0
 rm -rf "$work"
 exit "$failed"

@@ -1,0 +1,43 @@
+# The suites of scripts/test that run in emulated Arm hosts. Sourced by bash after suites.sh.
+# shellcheck shell=bash disable=SC2034,SC2154
+
+aarch64_triple=aarch64-unknown-linux-gnu
+
+# aarch64_suites: the workspace's tests on a Neoverse N1 with a GICv3, those that run a KVM also with a GICv2 and on a processor with all
+# that qemu knows (SVE, pointer authentication); then stock Debian kernels. Two hosts at a time, each of one emulated processor.
+aarch64_suites() {
+    local home home_disk aarch64_programs
+    suite aarch64-build aarch64_build
+    mapfile -t aarch64_programs <"$logs/aarch64-programs"
+    side_by_side 'aarch64 aarch64_tests .' 'aarch64-hosts aarch64_hosts'
+    "$top/scripts/debian-image" arm64
+    debian_home arm64
+    debian_home_disk
+    aarch64_home_disk=$home_disk aarch64_kami=$target/$aarch64_triple/release/kami
+    side_by_side 'debian-12-arm64 rig_debian debian-12-arm64' 'debian-12-arm64-linux-6.12 rig_debian debian-12-arm64-linux-6.12'
+}
+
+# aarch64_build: the release binary and the test programs, whose paths it lists in $logs/aarch64-programs.
+aarch64_build() {
+    local programs
+    "$top/scripts/cross" aarch64
+    cross_toolchain aarch64
+    rig_build_tests "$logs/aarch64-programs.log" --workspace --locked
+    printf '%s\n' "${programs[@]}" >"$logs/aarch64-programs"
+    echo "aarch64-build: 1 passed, 0 failed"
+}
+
+# aarch64_tests PATTERN [RIG-OPTION]…: the test programs whose names match.
+aarch64_tests() {
+    local programs pattern=$1
+    shift
+    mapfile -t programs < <(printf '%s\n' "${aarch64_programs[@]}" | grep -E "/deps/$pattern")
+    rig_tests aarch64 --cpus 1 "$@" --
+}
+
+aarch64_hosts() {
+    local kvm_programs='(guests|kami_vmm|lifecycle|machine)-' failed=0
+    aarch64_tests "$kvm_programs" --cpu cortex-a57 --gic 2 || failed=1
+    aarch64_tests "$kvm_programs" --cpu max,pauth-impdef=on || failed=1
+    return $failed
+}
