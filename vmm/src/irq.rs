@@ -79,6 +79,14 @@ impl Interrupts {
         })
     }
 
+    /// Asserts an interrupt line of KVM's own controller, or lets it go; `line` as `KVM_IRQ_LINE` numbers it.
+    pub fn set_line(&self, line: u32, asserted: bool) {
+        if let Err(error) = self.vm.set_irq_line(line, asserted) {
+            // KVM knows every line that a machine has.
+            tracing::error!(line, %error, "cannot set an interrupt line");
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Routes> {
         // Every holder leaves the table whole.
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
@@ -235,10 +243,10 @@ mod tests {
     /// Those of a machine of one vCPU, and a message that it takes.
     fn interrupts() -> (Arc<Interrupts>, Msi) {
         let Groundwork { vm, abilities } = Groundwork::lay().unwrap();
-        host::prepare_vm(&vm).unwrap();
+        host::prepare_vm(&vm, &abilities).unwrap();
         let fd = vm.create_vcpu(0).unwrap();
         let vcpus = [Vcpu { index: 0, fd }];
-        let model = host::model(&vm, &abilities, &vcpus, 128 << 20).unwrap();
+        let model = host::model(&vm, abilities, &vcpus, 128 << 20).unwrap();
         let message = host::message(&model);
         (Interrupts::new(vm, Arc::new(model)), message)
     }

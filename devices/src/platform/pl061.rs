@@ -59,14 +59,11 @@ impl Pl061 {
         }
     }
 
-    /// Presses the button, or lets it go.
-    pub fn set_button(&self, pressed: bool) {
+    /// Presses the button. It comes up when the guest has seen it down, so that a press before the guest looks is
+    /// not lost.
+    pub fn press_button(&self) {
         let mut state = lock(&self.state);
-        let before = state.inputs;
-        state.inputs = if pressed { 1 << BUTTON } else { 0 };
-        let changed = before ^ state.inputs;
-        let watched = state.both_edges | !(state.inputs ^ state.rising);
-        state.edges |= changed & watched & !state.sense_level;
+        state.set_inputs(1 << BUTTON);
         self.tell(&state);
     }
 
@@ -82,11 +79,20 @@ impl State {
         self.edges & !self.sense_level | levels
     }
 
-    fn read(&self, register: u64) -> u32 {
+    fn set_inputs(&mut self, inputs: u8) {
+        let changed = self.inputs ^ inputs;
+        let watched = self.both_edges | !(inputs ^ self.rising);
+        self.edges |= changed & watched & !self.sense_level;
+        self.inputs = inputs;
+    }
+
+    fn read(&mut self, register: u64) -> u32 {
         let value = match register {
             selected if selected < DATA_END => {
                 let [selected, ..] = selected.to_le_bytes();
-                self.inputs & !self.direction & selected
+                let seen = self.inputs & !self.direction & selected;
+                self.set_inputs(self.inputs & !seen);
+                seen
             }
             DIRECTION => self.direction,
             SENSE_LEVEL => self.sense_level,
@@ -115,8 +121,9 @@ impl State {
 
 impl BusDevice for Pl061 {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
         read_dwords(offset, data, |register| state.read(register));
+        self.tell(&state);
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
@@ -165,13 +172,16 @@ mod tests {
         // What gpio-keys asks of gpio-pl061.
         write(&gpio, BOTH_EDGES, LINE);
         write(&gpio, MASK, LINE);
-        for pressed in [true, false, true] {
-            gpio.set_button(pressed);
-            assert!(line.is_asserted());
-            assert_eq!(read(&gpio, MASKED_INTERRUPTS), LINE);
-            assert_eq!(read(&gpio, LINE.into()) != 0, pressed);
-            assert_eq!(read(&gpio, (!LINE).into()), 0, "other lines");
-            write(&gpio, CLEAR, LINE);
+        for _ in 0..2 {
+            gpio.press_button();
+            for seen in [LINE, 0] {
+                assert!(line.is_asserted());
+                assert_eq!(read(&gpio, MASKED_INTERRUPTS), LINE);
+                write(&gpio, CLEAR, LINE);
+                assert!(!line.is_asserted());
+                assert_eq!(read(&gpio, (!LINE).into()), 0, "other lines");
+                assert_eq!(read(&gpio, LINE.into()), seen);
+            }
             assert!(!line.is_asserted());
         }
     }
@@ -181,24 +191,25 @@ mod tests {
         let (gpio, line) = gpio();
         write(&gpio, RISING, LINE);
         write(&gpio, MASK, LINE);
-        gpio.set_button(true);
+        gpio.press_button();
         assert_eq!(read(&gpio, RAW_INTERRUPTS), LINE);
         write(&gpio, CLEAR, LINE);
-        gpio.set_button(false);
+        read(&gpio, LINE.into());
         assert_eq!(read(&gpio, RAW_INTERRUPTS), 0, "a falling edge");
         write(&gpio, SENSE_LEVEL, LINE);
-        gpio.set_button(true);
+        gpio.press_button();
         write(&gpio, CLEAR, LINE);
         assert!(line.is_asserted(), "as long as it is pressed");
-        gpio.set_button(false);
+        read(&gpio, LINE.into());
         assert!(!line.is_asserted());
     }
 
     #[test]
-    fn press_before_anybody_listens_interrupts_nobody() {
+    fn press_before_anybody_listens_is_there_when_somebody_looks() {
         let (gpio, line) = gpio();
-        gpio.set_button(true);
-        gpio.set_button(false);
+        gpio.press_button();
         assert!(!line.is_asserted());
+        assert_eq!(read(&gpio, LINE.into()), LINE);
+        assert_eq!(read(&gpio, LINE.into()), 0);
     }
 }

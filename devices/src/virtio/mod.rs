@@ -4,6 +4,7 @@ pub mod block;
 pub mod device;
 mod notification;
 pub mod pci;
+pub mod power_key;
 pub mod rng;
 
 #[cfg(test)]

@@ -53,6 +53,8 @@ pub enum Error {
     CmdlineTooLong { bytes: usize, max: usize },
     #[error("the kernel command line has a zero byte at {0}")]
     CmdlineZero(usize),
+    #[error("cannot make the device tree")]
+    DeviceTree(#[source] vm_fdt::Error),
     #[error("cannot write the boot parameters at {:#x}", .address.0)]
     Write {
         address: GuestAddress,

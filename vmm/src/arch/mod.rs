@@ -5,6 +5,7 @@
 //! architecture's `host` has the same functions with the same signatures; the call sites in
 //! [`crate::machine`] hold them to that.
 
+pub mod aarch64;
 pub mod load;
 pub mod pci;
 pub mod range;
@@ -12,4 +13,7 @@ pub mod x86_64;
 
 #[cfg(target_arch = "x86_64")]
 #[path = "x86_64/host.rs"]
+pub mod host;
+#[cfg(target_arch = "aarch64")]
+#[path = "aarch64/host.rs"]
 pub mod host;

@@ -8,9 +8,22 @@ use kami_devices::pci::root::Windows;
 use kami_devices::virtio::device::VirtioDevice;
 use kami_devices::virtio::pci::{self, VirtioPci};
 
-use super::range::Range;
+use super::range::{GIB, Range};
 use crate::irq::Interrupts;
 use crate::machine::Error;
+
+/// The lowest place and the size of the window for BARs above 4 GiB. 256 GiB to 512 GiB is within 39 address bits,
+/// which is what small Intel processors have, and 40, which small Arm ones have.
+pub const WINDOW_64: Range = Range::new(256 * GIB, 256 * GIB);
+
+/// The window for BARs above 4 GiB, or none where `address_bits` physical address bits leave no room for it above
+/// the RAM.
+pub fn window_64(ram_end: u64, address_bits: u8) -> Option<Range> {
+    let start = WINDOW_64.start.0.max(ram_end.next_power_of_two());
+    let window = Range::new(start, WINDOW_64.len);
+    let limit = 1u64.checked_shl(address_bits.into()).unwrap_or(u64::MAX);
+    (window.end() <= limit).then_some(window)
+}
 
 /// A bus under construction.
 #[derive(Debug)]

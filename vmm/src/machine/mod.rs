@@ -21,6 +21,7 @@ use kami_kernels::Kernel;
 use kvm_ioctls::VmFd;
 
 use crate::arch::host;
+use crate::arch::range::Range;
 use crate::irq::Interrupts;
 use crate::memory;
 use crate::vcpu::{self, Go, Running, Shared, Vcpu, Waiting};
@@ -103,13 +104,15 @@ impl Machine {
         memory::check_size(config.memory_bytes)?;
         vcpu::prepare_kicks()?;
         let Groundwork { vm, abilities } = groundwork;
-        let memory = memory::map(&host::memory_ranges(config.memory_bytes))?;
+        let ranges = host::memory_ranges(config.memory_bytes);
+        check_addresses(&ranges, host::address_bits(&abilities))?;
+        let memory = memory::map(&ranges)?;
         memory::add_slots(&vm, &memory)?;
-        host::prepare_vm(&vm)?;
+        host::prepare_vm(&vm, &abilities)?;
         let created = (0..config.cpus)
             .map(|index| create_vcpu(&vm, index))
             .collect::<Result<Vec<_>, _>>()?;
-        let model = host::model(&vm, &abilities, &created, config.memory_bytes)?;
+        let model = host::model(&vm, abilities, &created, config.memory_bytes)?;
         let model = Arc::new(model);
         let ending = Arc::new(Ending::new(AFTER_PANIC));
         let vcpus = created
@@ -172,6 +175,15 @@ impl Machine {
             console: self.listener.take(),
         }
     }
+}
+
+/// Refuses memory that the processor has no addresses for.
+fn check_addresses(ranges: &[Range], bits: u8) -> Result<(), Error> {
+    let ram_end = ranges.last().map_or(0, Range::end);
+    if ram_end > 1 << bits.min(63) {
+        return Err(Error::AddressBits { ram_end, bits });
+    }
+    Ok(())
 }
 
 fn create_vcpu(vm: &VmFd, index: u32) -> Result<Vcpu, Error> {

@@ -27,7 +27,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::x86_64::acpi;
 use super::x86_64::boot::{self, Boot};
 use super::x86_64::firmware;
-use super::x86_64::layout::{ACPI, IO_APIC_PINS, KVM_TSS, Range, pci_window_64, ram};
+use super::x86_64::layout::{ACPI, IO_APIC_PINS, KVM_TSS, Range, pci_window_64};
 use crate::irq;
 use crate::machine::{self, MachineConfig};
 use crate::vcpu::Vcpu;
@@ -94,13 +94,18 @@ pub fn create_vm(kvm: &Kvm) -> Result<(VmFd, Abilities), machine::Error> {
     ))
 }
 
+/// How many bits a guest-physical address has.
+pub fn address_bits(abilities: &Abilities) -> u8 {
+    cpuid::physical_address_bits(abilities.cpuid.as_slice())
+}
+
 /// Sets up the VM itself, memory slots excepted: KVM's private pages, and local APICs in KVM with the
 /// I/O APIC here. There is no PIC and no PIT; besides being long gone from real machines, KVM's cost milliseconds
 /// when memory slots or ioeventfds change and when the VM is closed.
 ///
 /// # Errors
 /// KVM refuses.
-pub fn prepare_vm(vm: &VmFd) -> Result<(), machine::Error> {
+pub fn prepare_vm(vm: &VmFd, _abilities: &Abilities) -> Result<(), machine::Error> {
     let tss = usize::try_from(KVM_TSS.start.0).unwrap_or_default();
     vm.set_tss_address(tss)
         .map_err(|source| machine::Error::kvm("place kvm's task state segment", source))?;
@@ -116,10 +121,10 @@ pub fn prepare_vm(vm: &VmFd) -> Result<(), machine::Error> {
 /// What the machine's `vcpus` will be.
 ///
 /// # Errors
-/// KVM refuses, or the processor cannot address so much memory.
+/// KVM refuses.
 pub fn model(
     _vm: &VmFd,
-    abilities: &Abilities,
+    abilities: Abilities,
     vcpus: &[Vcpu],
     memory_bytes: u64,
 ) -> Result<Model, machine::Error> {
@@ -135,13 +140,6 @@ pub fn model(
     let supported = &abilities.cpuid;
     let cpuid = cpuid::for_machine(supported.as_slice(), processors);
     let physical_address_bits = cpuid::physical_address_bits(&cpuid);
-    let ram_end = ram(memory_bytes).last().map_or(0, Range::end);
-    if ram_end > 1 << physical_address_bits.min(63) {
-        return Err(machine::Error::AddressBits {
-            ram_end,
-            bits: physical_address_bits,
-        });
-    }
     Ok(Model {
         cpuid,
         physical_address_bits,

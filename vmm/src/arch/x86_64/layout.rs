@@ -5,6 +5,7 @@
 //! own once it has read them (`Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol"). Left out on
 //! purpose: legacy video memory, option ROMs, a BIOS data area.
 
+use crate::arch::pci::{WINDOW_64, window_64};
 use crate::arch::range::ascending;
 pub use crate::arch::range::{GIB, KIB, MIB, PAGE_BYTES, Range};
 
@@ -60,9 +61,6 @@ pub const KVM_TSS: Range = Range::new(0xfffb_d000, 12 * KIB);
 pub const HIGH_RAM_START: u64 = 4 * GIB;
 /// The most memory of a machine: RAM then ends at 4 TiB.
 pub const MAX_MEMORY_BYTES: u64 = 4096 * GIB - (HIGH_RAM_START - LOW_RAM_END);
-/// The lowest place and the size of the BARs above 4 GiB. 256 GiB to 512 GiB is within 39 address
-/// bits, which is what small Intel processors have.
-const PCI_WINDOW_64: Range = Range::new(256 * GIB, 256 * GIB);
 
 const _: () = assert!(ascending(&[
     GDT,
@@ -81,7 +79,7 @@ const _: () = assert!(ascending(&[
     KVM_IDENTITY_MAP,
     KVM_TSS,
     Range::new(HIGH_RAM_START, 0),
-    PCI_WINDOW_64,
+    WINDOW_64,
 ]));
 
 // ---- I/O ports --------------------------------------------------------------------------------------
@@ -139,10 +137,7 @@ pub fn kernel_ram(memory_bytes: u64) -> Range {
 /// for it above the RAM.
 pub fn pci_window_64(memory_bytes: u64, address_bits: u8) -> Option<Range> {
     let ram_end = ram(memory_bytes).last().map_or(0, Range::end);
-    let start = PCI_WINDOW_64.start.0.max(ram_end.next_power_of_two());
-    let window = Range::new(start, PCI_WINDOW_64.len);
-    let limit = 1u64.checked_shl(address_bits.into()).unwrap_or(u64::MAX);
-    (window.end() <= limit).then_some(window)
+    window_64(ram_end, address_bits)
 }
 
 /// What a range of the memory map is, by the number that e820 has for it (ACPI 6.5 §15.1); the PVH
