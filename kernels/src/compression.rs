@@ -1,10 +1,11 @@
 //! The compressions that kernels and ramdisks come in, told apart by their magic numbers, and a reader for each.
 //!
-//! The list is Linux `lib/decompress.c`. lzo is recognised and left out on purpose: no kernel in wide use has it,
-//! and no well-kept crate reads its lzop container.
+//! The list is Linux `lib/decompress.c`.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
+
+use crate::lzo;
 
 /// Memory that an xz or lzma decoder may take, in bytes. Linux's largest dictionary is 128 MiB.
 const LZMA_MEMORY_LIMIT_BYTES: u64 = 256 << 20;
@@ -16,6 +17,7 @@ pub enum Compression {
     Bzip2,
     Lzma,
     Xz,
+    /// In the container of lzop.
     Lzo,
     /// The legacy frame that Linux uses, and the current one.
     Lz4,
@@ -50,12 +52,9 @@ impl Compression {
         self != Self::Gzip
     }
 
-    /// A reader of what `packed` unpacks to, or nothing for a compression that is not read here.
-    pub(crate) fn reader<'a, R: BufRead + 'a>(
-        self,
-        packed: R,
-    ) -> io::Result<Option<Box<dyn Read + 'a>>> {
-        Ok(Some(match self {
+    /// A reader of what `packed` unpacks to.
+    pub(crate) fn reader<'a, R: BufRead + 'a>(self, packed: R) -> io::Result<Box<dyn Read + 'a>> {
+        Ok(match self {
             Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(packed)),
             Self::Bzip2 => Box::new(bzip2::bufread::BzDecoder::new(packed)),
             Self::Lzma => Box::new(liblzma::bufread::XzDecoder::new_stream(
@@ -68,8 +67,8 @@ impl Compression {
             )),
             Self::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(packed)),
             Self::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(packed)?),
-            Self::Lzo => return Ok(None),
-        }))
+            Self::Lzo => Box::new(lzo::Reader::new(packed)?),
+        })
     }
 }
 

@@ -57,8 +57,6 @@ pub enum Unbootable {
     HoldsNoKernel(FileKind),
     #[error("an ELF {0}, not a kernel")]
     NotKernelElf(&'static str),
-    #[error("its kernel is compressed with {0}, which cannot be unpacked here")]
-    UnsupportedCompression(Compression),
     #[error(
         "its kernel is compressed in a way that is not known here (first bytes {first_bytes:02x?})"
     )]
@@ -140,7 +138,7 @@ impl Error {
             Unbootable::Truncated { .. }
             | Unbootable::Corrupt { .. }
             | Unbootable::WrongSize { .. } => Some("copy the kernel file again from where it came"),
-            Unbootable::UnsupportedCompression(_) | Unbootable::UnknownCompression { .. } => {
+            Unbootable::UnknownCompression { .. } => {
                 Some("give the kernel's uncompressed vmlinux instead")
             }
             _ => None,

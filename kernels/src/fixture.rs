@@ -2,6 +2,8 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "fixtures are small")]
 
+pub mod lzo;
+
 use std::io::{Read, Write};
 
 use crate::Compression;
@@ -204,12 +206,13 @@ pub fn zboot(compression: Compression, packed: &[u8]) -> Vec<u8> {
     file
 }
 
-/// All compressions that are read here.
-pub const READ: [Compression; 6] = [
+/// All compressions.
+pub const READ: [Compression; 7] = [
     Compression::Gzip,
     Compression::Bzip2,
     Compression::Lzma,
     Compression::Xz,
+    Compression::Lzo,
     Compression::Lz4,
     Compression::Zstd,
 ];
@@ -255,10 +258,14 @@ pub fn compress(compression: Compression, bytes: &[u8]) -> Vec<u8> {
             .unwrap()
             .read_to_end(&mut packed),
         Compression::Lzo => {
-            packed.extend(b"\x89LZO\0\r\n\x1a\n and what follows");
+            packed.extend(lzo::lzop(bytes));
             Ok(0)
         }
     };
     count.unwrap();
     packed
+}
+
+fn be32(value: usize) -> [u8; 4] {
+    (value as u32).to_be_bytes()
 }

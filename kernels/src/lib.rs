@@ -22,6 +22,7 @@ mod fixture;
 pub mod guest;
 mod input;
 mod kind;
+mod lzo;
 mod packed;
 mod pe;
 mod zboot;

@@ -199,9 +199,7 @@ impl Packed {
             .map_err(|e| input.read_error(e))?;
         let packed = BufReader::with_capacity(COPY_BYTES, file).take(self.bytes);
         let reader = self.compression.reader(packed);
-        reader
-            .map_err(|e| self.corrupt(input, e))?
-            .ok_or_else(|| input.unbootable(Unbootable::UnsupportedCompression(self.compression)))
+        reader.map_err(|e| self.corrupt(input, e))
     }
 
     fn corrupt(&self, input: Input<'_>, source: io::Error) -> Error {

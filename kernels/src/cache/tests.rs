@@ -142,6 +142,29 @@ fn wrong_architecture_is_refused_before_anything_is_unpacked() {
 }
 
 #[test]
+fn kept_kernel_for_another_machine_is_refused_when_it_is_to_run() {
+    let fixture = Fixture::new();
+    let image = fixture::compress(Compression::Zstd, &fixture::arm64_image());
+    std::fs::write(&fixture.kernel, image).unwrap();
+    fixture.open();
+    let refused = fixture
+        .cache
+        .open_for(&fixture.kernel, Some(Architecture::X86_64));
+    match refused {
+        Err(Error::Unbootable { path, source }) => {
+            assert_eq!(path, fixture.kernel);
+            let expected = "a kernel for arm64, this host is x86_64";
+            assert_eq!(source.to_string(), expected);
+        }
+        other => panic!("{other:?}"),
+    }
+    fixture
+        .cache
+        .open_for(&fixture.kernel, Some(Architecture::Aarch64))
+        .unwrap();
+}
+
+#[test]
 fn second_open_unpacks_nothing() {
     let fixture = Fixture::new();
     let path = fixture.open().path;

@@ -82,14 +82,7 @@ fn each_compression_is_unpacked_from_each_kind_of_file() {
 }
 
 #[test]
-fn unknown_and_unsupported_compressions_are_told_apart() {
-    let lzo = payload(Compression::Lzo, b"");
-    for file in sized(Compression::Lzo, &lzo).iter().chain([&lzo]) {
-        assert!(matches!(
-            refusal(file),
-            Unbootable::UnsupportedCompression(Compression::Lzo)
-        ));
-    }
+fn unknown_compression_shows_its_first_bytes() {
     for file in sized(Compression::Gzip, b"who knows\0\0\0\0") {
         assert!(matches!(
             refusal(&file),
@@ -133,12 +126,12 @@ fn small_payload_that_promises_too_much_is_refused_unread() {
 #[test]
 fn bomb_is_refused_at_the_limit() {
     let mut bomb = arm64_image();
-    bomb.resize(20 << 20, 0);
+    bomb.resize(3 << 20, 0);
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("vmlinux");
     for compression in READ {
         let packed = compress(compression, &bomb);
-        assert!(packed.len() < 200_000, "{compression}");
+        assert!(packed.len() < 50_000, "{compression}");
         let limit = bomb.len() as u64;
         unpack_to(&packed, None, limit, &to).unwrap();
         let refused = unpack_to(&packed, None, limit - 1, &to);
@@ -282,7 +275,7 @@ proptest! {
         container in 0usize..3,
     ) {
         // Compressing anew for each case would take most of the time.
-        static FILES: LazyLock<[[Vec<u8>; 3]; 6]> = LazyLock::new(|| READ.map(|compression| {
+        static FILES: LazyLock<[[Vec<u8>; 3]; 7]> = LazyLock::new(|| READ.map(|compression| {
             let [bzimage, zboot] = sized(compression, &payload(compression, &arm64_image()));
             [bzimage, zboot, compress(compression, &arm64_image())]
         }));
