@@ -3,6 +3,8 @@
 //! Commands, options, files and the values that an option's definition names. Left out on purpose: the ids and
 //! names in the store, for which a shell would have to run kami at every press of a key.
 
+use std::fmt;
+
 use clap::{Command, CommandFactory};
 use clap_complete::generate;
 use clap_complete::shells::{Bash, Fish, Zsh};
@@ -25,6 +27,7 @@ pub struct Args {
     shell: Shell,
 }
 
+/// The shells that completions are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Shell {
     Bash,
@@ -34,21 +37,33 @@ pub enum Shell {
 
 impl Args {
     pub fn run(self) -> Result<Exit, Error> {
-        print(&script(self.shell))?;
+        print(&self.shell.script())?;
         Ok(Exit::Done)
     }
 }
 
-/// The completions in the language of `shell`.
-fn script(shell: Shell) -> String {
-    let mut command = Cli::command().mut_subcommand("run", visible);
-    let mut script = Vec::new();
-    match shell {
-        Shell::Bash => generate(Bash, &mut command, "kami", &mut script),
-        Shell::Fish => generate(Fish, &mut command, "kami", &mut script),
-        Shell::Zsh => generate(Zsh, &mut command, "kami", &mut script),
+impl Shell {
+    /// The completions in the shell's language.
+    pub fn script(self) -> String {
+        let mut command = Cli::command().mut_subcommand("run", visible);
+        let mut script = Vec::new();
+        match self {
+            Self::Bash => generate(Bash, &mut command, "kami", &mut script),
+            Self::Fish => generate(Fish, &mut command, "kami", &mut script),
+            Self::Zsh => generate(Zsh, &mut command, "kami", &mut script),
+        }
+        String::from_utf8_lossy(&script).into_owned()
     }
-    String::from_utf8_lossy(&script).into_owned()
+}
+
+impl fmt::Display for Shell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bash => "bash",
+            Self::Fish => "fish",
+            Self::Zsh => "zsh",
+        })
+    }
 }
 
 /// `run` without what only kami itself says to it: the generators would offer hidden options too.
@@ -84,7 +99,7 @@ mod tests {
     #[test]
     fn every_visible_option_and_no_hidden_one_is_completed() {
         for &shell in Shell::value_variants() {
-            let script = script(shell);
+            let script = shell.script();
             walk(&Cli::command(), &mut |command| {
                 assert!(script.contains(command.get_name()), "{shell:?}");
                 for argument in command.get_arguments() {
@@ -101,7 +116,7 @@ mod tests {
     #[test]
     fn values_that_an_option_names_are_completed() {
         for &shell in Shell::value_variants() {
-            assert!(script(shell).contains("table"), "{shell:?}");
+            assert!(shell.script().contains("table"), "{shell:?}");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Follows the habits of docker and podman. Each file holds one family of commands: its arguments
 //! and what it does with them.
 
-mod completion;
+pub mod completion;
 mod error;
 mod image;
 mod instances;
