@@ -7,6 +7,15 @@ use kami_kernels::{Architecture, Entry, Segment};
 
 use super::*;
 
+#[cfg(target_arch = "aarch64")]
+#[path = "tests/aarch64.rs"]
+mod code;
+#[cfg(target_arch = "x86_64")]
+#[path = "tests/x86_64.rs"]
+mod code;
+
+use code::{JUMP_TO_SELF, power_off, print, probe};
+
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
@@ -31,7 +40,6 @@ impl Console {
     }
 }
 
-/// A kernel of `code`, 32-bit and entered by PVH, at 1 MiB.
 fn kernel(code: &[u8]) -> Kernel {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(code).unwrap();
@@ -41,12 +49,12 @@ fn kernel(code: &[u8]) -> Kernel {
         segments: vec![Segment {
             file_offset: 0,
             file_bytes: code.len() as u64,
-            guest_address: MIB,
+            guest_address: code::ADDRESS,
             memory_bytes: code.len() as u64,
         }],
-        entry: Entry::Pvh(MIB),
+        entry: code::ENTRY,
         linux64_entry: None,
-        architecture: Architecture::X86_64,
+        architecture: Architecture::HOST,
         setup_header: None,
     }
 }
@@ -68,23 +76,6 @@ fn run(config: &MachineConfig) -> (Result<End, Error>, String) {
     (ran.end, console.text())
 }
 
-/// `mov al, value; mov dx, port; out dx, al`
-fn out(port: u16, value: u8) -> Vec<u8> {
-    let [low, high] = port.to_le_bytes();
-    vec![0xb0, value, 0x66, 0xba, low, high, 0xee]
-}
-
-fn print(text: &str) -> Vec<u8> {
-    text.bytes().flat_map(|byte| out(0x3f8, byte)).collect()
-}
-
-/// Sleep type 5 and enable into the sleep control register.
-fn power_off() -> Vec<u8> {
-    out(0x600, 5 << 2 | 1 << 5)
-}
-
-const JUMP_TO_SELF: [u8; 2] = [0xeb, 0xfe];
-
 #[test]
 fn guest_prints_and_powers_off() {
     let code = [print("hello\n"), power_off()].concat();
@@ -102,36 +93,26 @@ fn nothing_runs_after_the_end() {
 }
 
 #[test]
-fn acpi_keyboard_controller_and_firmware_entry_reset() {
-    // mov eax, 0xffff0; jmp eax
-    let to_firmware = vec![0xb8, 0xf0, 0xff, 0x0f, 0, 0xff, 0xe0];
-    for reset in [out(0x602, 1), out(0x64, 0xfe), to_firmware] {
-        let (end, _) = run(&config(&[reset, JUMP_TO_SELF.to_vec()].concat()));
+fn every_way_to_reset_resets() {
+    for reset in code::resets() {
+        let (end, _) = run(&config(&[&reset, JUMP_TO_SELF].concat()));
         assert_eq!(end.unwrap(), End::Reset);
     }
 }
 
 #[test]
-fn exception_without_a_handler_is_a_triple_fault() {
-    // lidt of six zero bytes in the code; ud2.
-    let code = [
-        0x0f, 0x01, 0x1d, 9, 0, 0x10, 0, 0x0f, 0x0b, 0, 0, 0, 0, 0, 0,
-    ];
-    let (end, _) = run(&config(&code));
-    assert_eq!(end.unwrap(), End::TripleFault);
-}
-
-#[test]
 fn pvpanic_of_a_silent_guest_is_a_panic() {
-    let (end, _) = run(&config(&[out(0x505, 1), JUMP_TO_SELF.to_vec()].concat()));
+    let code = [&code::panic(), JUMP_TO_SELF].concat();
+    let (end, _) = run(&config(&code));
     assert_eq!(end.unwrap(), End::Panicked);
 }
 
 #[test]
 fn panic_on_the_console_ends_with_its_last_line_or_a_reset() {
     let begin = print("[    0.1] Kernel panic - not syncing: test\n");
-    for last in [print("[    0.2] ---[ end Kernel panic"), out(0x602, 1)] {
-        let code = [begin.clone(), last, JUMP_TO_SELF.to_vec()].concat();
+    let last = print("[    0.2] ---[ end Kernel panic");
+    for last in std::iter::once(last).chain(code::resets()) {
+        let code = [&begin, &last, JUMP_TO_SELF].concat();
         let (end, text) = run(&config(&code));
         assert_eq!(end.unwrap(), End::Panicked);
         assert!(text.contains("not syncing: test\n"), "{text}");
@@ -142,7 +123,7 @@ fn panic_on_the_console_ends_with_its_last_line_or_a_reset() {
 fn machine_is_ended_from_outside_while_its_guest_runs() {
     for end in [End::Killed, End::TimedOut] {
         // Prints, so that the test knows when it runs; then never leaves the guest by itself.
-        let config = config(&[print("."), JUMP_TO_SELF.to_vec()].concat());
+        let config = config(&[&print("."), JUMP_TO_SELF].concat());
         let (reader, writer) = io::pipe().unwrap();
         let machine = Machine::new(&config, Vec::new(), Box::new(writer)).unwrap();
         let handle = machine.handle();
@@ -157,28 +138,18 @@ fn machine_is_ended_from_outside_while_its_guest_runs() {
 
 #[test]
 fn what_kvm_cannot_emulate_is_an_error_with_its_bytes() {
-    // A far jump to a page of the PCI hole: there is no instruction to fetch.
-    let code = [0xb8, 0, 0, 0, 0xd0, 0xff, 0xe0];
+    let (code, told) = code::impossible();
     let (end, _) = run(&config(&code));
     let error = end.unwrap_err();
     assert!(error.is_kvm_giving_up(), "{error}");
-    assert!(error.to_string().contains("0xd0000000"), "{error}");
+    assert!(error.to_string().contains(told), "{error}");
 }
 
 #[test]
 fn memory_is_there_up_to_its_end_and_no_further() {
-    for (memory_bytes, present, absent) in [
-        (128 * MIB, 128 * MIB - 4, 128 * MIB),
-        (3 * GIB, 3 * GIB - 4, 3 * GIB),
-        (6 * GIB, 3 * GIB - 4, 3 * GIB),
-    ] {
-        // Writes "A" there, reads it back and prints it; of absent memory reads all ones.
-        let probe = |address: u64| {
-            let [a, b, c, d, ..] = address.to_le_bytes();
-            let store = vec![0xc6, 0x05, a, b, c, d, b'A'];
-            let load = vec![0xa0, a, b, c, d];
-            [store, load, vec![0x66, 0xba, 0xf8, 0x03, 0xee]].concat()
-        };
+    for memory_bytes in [128 * MIB, 3 * GIB, 6 * GIB] {
+        let end = host::memory_ranges(memory_bytes)[0].end();
+        let (present, absent) = (end - 4, end);
         let code = [probe(present), probe(absent), power_off()].concat();
         let console = Console::default();
         let config = MachineConfig {

@@ -49,7 +49,7 @@ pub fn attach(
 ) -> Result<Fixed, Error> {
     let line = |irq| Shared::new(interrupts, irq);
     let console = Arc::new(Pl011::new(Arc::new(line(UART_IRQ)), console));
-    let gpio = Arc::new(Pl061::new(Arc::new(line(GPIO_IRQ))));
+    let gpio = Pl061::new(Arc::new(line(GPIO_IRQ)));
     let panics = ending.clone();
     let pvpanic = Pvpanic::new(move |event| panics.panic_event(event));
     let mut pci = PciBus::new(PCI_WINDOW_32, interrupts, memory);
@@ -57,7 +57,7 @@ pub fn attach(
     // Behind the others, so that it changes no slot, and made anew with each machine.
     let key = PowerKey::new();
     let power = Arc::new(Power {
-        gpio: gpio.clone(),
+        gpio,
         key: key.button(),
     });
     pci.add(Box::new(key))?;
@@ -74,7 +74,7 @@ pub fn attach(
     }
     add("uart", UART, console.clone())?;
     add("rtc", RTC, Arc::new(Pl031::new()))?;
-    add("gpio", GPIO, gpio)?;
+    add("gpio", GPIO, power.clone())?;
     add("pvpanic", PVPANIC, Arc::new(pvpanic))?;
     add("pci ecam", ECAM, Arc::new(Ecam::new(root.clone())))?;
     for window in [Some(PCI_WINDOW_32), model.pci_window_64]

@@ -34,7 +34,7 @@ const KEY_POWER: u32 = 116;
 const CLOCK_HZ: u32 = 24_000_000;
 /// PCI memory space (PCI Bus Binding to IEEE 1275, §2.2.1.1).
 const PCI_MEMORY_32: u32 = 0x0200_0000;
-const PCI_MEMORY_64: u32 = 0x0300_0000;
+const PCI_MEMORY_64: u32 = 0x4300_0000;
 /// Requester ids of a bus segment.
 const REQUESTERS: u32 = 0x1_0000;
 /// What of an MPIDR tells the processor: the affinity fields below Aff3.

@@ -6,14 +6,25 @@
 
 use std::sync::Arc;
 
+use kami_devices::bus::BusDevice;
 use kami_devices::platform::Pl061;
 use kami_devices::virtio::power_key::Button;
 
-/// The machine's power button.
+/// The machine's power button; on the bus it is the GPIO.
 #[derive(Debug)]
 pub struct Power {
-    pub(super) gpio: Arc<Pl061>,
+    pub(super) gpio: Pl061,
     pub(super) key: Arc<Button>,
+}
+
+impl BusDevice for Power {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.gpio.read(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.gpio.write(offset, data);
+    }
 }
 
 impl Power {

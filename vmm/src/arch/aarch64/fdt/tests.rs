@@ -157,7 +157,7 @@ fn pci_bus_has_its_windows_one_to_one() {
         [0, 0x1000_0000, 0, 0x10_0000]
     );
     let low = [0x0200_0000, 0, 0x2000_0000, 0, 0x2000_0000, 0, 0x2000_0000];
-    let high = [0x0300_0000, 0x40, 0, 0x40, 0, 0x40, 0];
+    let high = [0x4300_0000, 0x40, 0, 0x40, 0, 0x40, 0];
     assert_eq!(cells(&tree["/pcie@10000000/ranges"]), [low, high].concat());
     let small = Machine {
         pci_window_64: None,
