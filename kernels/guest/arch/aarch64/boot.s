@@ -2,8 +2,8 @@
 // further processors, and the exception vectors.
 //
 // Implements Linux Documentation/arch/arm64/booting.rst "Call the kernel image", Arm ARM (DDI 0487) D8 (translation
-// tables of 4 KiB granule), D1.3.6 (exception vectors), and PSCI (DEN 0022) §5.6 (the state of a processor that
-// CPU_ON starts).
+// tables of 4 KiB granule) and D1.3 (exception vectors), and PSCI (DEN 0022) on the state of a processor that CPU_ON
+// starts.
 //
 // Nothing is written before the caches are on: what goes around them would have to be reconciled with what the host
 // wrote through its own. So the first translation table is data: it maps the first GiB, where the machines that this

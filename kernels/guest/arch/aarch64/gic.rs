@@ -240,7 +240,7 @@ pub fn wait_while(registers: Window, register: u64, bits: u32) -> Result<(), Fai
     Ok(())
 }
 
-/// §12.11.35: each redistributor tells whose it is, and whether it is the last of its region.
+/// Each redistributor tells, in GICR_TYPER, whose it is, and whether it is the last of its region.
 fn find_redistributor(regions: &[Region]) -> Result<Window, Failure> {
     let me = affinity();
     let me = me >> 32 << 24 | me & 0xff_ffff;

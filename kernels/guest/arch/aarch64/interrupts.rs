@@ -1,6 +1,6 @@
 //! Interrupts: which are counted where, the timer, waiting for one.
 //!
-//! Implements Arm ARM (DDI 0487) D12.2 (the virtual timer) over the interrupt controller of [`super::gic`]. Interrupts
+//! Implements Arm ARM (DDI 0487) D12 (the generic timer) over the interrupt controller of [`super::gic`]. Interrupts
 //! are masked: who waits for one rests until any is pending, takes it, and counts it.
 
 use core::arch::asm;

@@ -238,7 +238,7 @@ impl Its {
     }
 }
 
-/// §12.19.5: bit 31 is set once the service that was turned off has finished.
+/// GITS_CTLR.Quiescent is set once the service that was turned off has finished.
 fn wait_until_quiescent(registers: Window) -> Result<(), Failure> {
     let deadline = Deadline::new();
     while registers.u32(GITS_CTLR) & GITS_QUIESCENT == 0 {

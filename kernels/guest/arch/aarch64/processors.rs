@@ -1,6 +1,6 @@
 //! Starts the further processors and sees that they are alive.
 //!
-//! Implements PSCI (DEN 0022) §5.6 (CPU_ON).
+//! Implements the caller of PSCI's (DEN 0022) CPU_ON.
 
 use core::arch::asm;
 use core::ptr::addr_of;

@@ -68,7 +68,7 @@ impl Psci {
         interrupts::stop()
     }
 
-    /// SMC Calling Convention (DEN 0028) §2.6: up to x17 may change.
+    /// SMC Calling Convention (DEN 0028): up to x17 may change.
     fn call(self, function: u32, [first, second, third]: [u64; 3]) -> i32 {
         let result: u64;
         macro_rules! call {
