@@ -54,16 +54,18 @@ const EVENT_BITS: u64 = 5;
 const DEVICES_LIMIT: u64 = 64;
 const DEVICE_TABLE_BYTES: u64 = 512;
 
-/// Where what the controller keeps in memory is within [`TABLES`].
+/// Where what the controller keeps in memory is within [`TABLES`]. All but the configurations and translations have to be
+/// aligned to 64 KiB, the commands too: GITS_CBASER may take bits 12 to 15 of their address for zero.
 const PENDING: (u64, u64) = (0x00000, 0x10000);
 const DEVICES: (u64, u64) = (0x10000, 0x10000);
 const COLLECTIONS: (u64, u64) = (0x20000, 0x10000);
-const CONFIGURATIONS: (u64, u64) = (0x30000, 0x2000);
-const COMMANDS: (u64, u64) = (0x32000, 0x1000);
+const COMMANDS: (u64, u64) = (0x30000, 0x1000);
+const CONFIGURATIONS: (u64, u64) = (0x31000, 0x2000);
 const TRANSLATIONS: (u64, u64) = (0x34000, DEVICES_LIMIT * DEVICE_TABLE_BYTES);
 const TABLES_BYTES: u64 = TRANSLATIONS.0 + TRANSLATIONS.1;
 
 const _: () = assert!(CONFIGURATIONS.1 == (1 << NUMBER_BITS) - FIRST as u64);
+const _: () = assert!((PENDING.0 | DEVICES.0 | COLLECTIONS.0 | COMMANDS.0) % (64 << 10) == 0);
 
 #[repr(C, align(65536))]
 struct Tables([u8; TABLES_BYTES as usize]);
