@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::process::Stdio;
 
 use common::{Lab, finish};
-use kami_kernels::guest;
+use kami_kernels::{Architecture, guest};
 use kami_vmm::arch::host;
 
 #[test]
@@ -64,14 +64,17 @@ fn time_out_ends_a_guest_that_hangs_or_spins() {
 fn kvm_that_cannot_run_the_guest_is_told_with_address_and_bytes() {
     let lab = Lab::with_guest();
     let outcome = lab.run_guest("bad-instruction", &["--rm"]);
-    if !host::emulates_kernels() {
+    let bytes = "instruction bytes";
+    if Architecture::HOST == Architecture::Aarch64 {
+        outcome.refused(102, &["cannot run vcpu 0", "at 0x", bytes, "40 b8"]);
+        outcome.helps("kami doctor");
+    } else if host::emulates_kernels() {
+        outcome.refused(102, &["internal error 1", "at 0x", bytes, "0f c7"]);
+        outcome.helps("VMX");
+    } else {
         // Hardware runs the instruction that an emulating KVM lacks.
         assert_eq!(outcome.code, Some(0), "{outcome:?}");
-        return;
     }
-    let bytes = "instruction bytes";
-    outcome.refused(102, &["internal error 1", "at 0x", bytes, "0f c7"]);
-    outcome.helps("VMX");
 }
 
 #[test]
