@@ -14,7 +14,8 @@ aarch64_suites() {
     debian_home arm64
     debian_home_disk
     aarch64_home_disk=$home_disk aarch64_kami=$target/$aarch64_triple/release/kami
-    side_by_side 'debian-12-arm64 rig_debian debian-12-arm64' 'debian-12-arm64-linux-6.12 rig_debian debian-12-arm64-linux-6.12'
+    side_by_side 'debian-12-arm64 rig_debian debian-12-arm64' 'debian-12-arm64-linux-6.12 rig_debian debian-12-arm64-linux-6.12' \
+        'formats rig_formats'
 }
 
 # aarch64_build: the release binary and the test programs, whose paths it lists in $logs/aarch64-programs.

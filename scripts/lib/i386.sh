@@ -92,15 +92,20 @@ EOF_MANIFEST
 
 # rig_i386: the launches of tests/rig/i386.sh, natively where the KVM is hardware.
 rig_i386() {
+    i386_assets
+    i386_home
+    i386_launches | tee "$logs/i386.checks"
+    # A second try of the emulated host repeats lines.
+    awk '/^ok: / && !seen[$0]++ { ok++ } /^FAILED: / { failed++ }
+        END { printf "launches: %d passed, %d failed\n", ok, failed; exit failed > 0 }' "$logs/i386.checks"
+}
+
+i386_launches() {
     local command="$top/tests/rig/i386.sh"
-    i386_assets && i386_home || return 1
     if [ "$kvm" = hardware ]; then
         KAMI_HOME=$i386_home PATH=${kami%/*}:$PATH timeout 300 sh "$command" 2>&1
     else
         "$top/scripts/rig" --cpus 1 --timeout 300 --memory 5G --env KAMI_HOME=/home --file "$i386_home:/home" \
             --file "$kami:/bin/kami" --file "$command" sh "$command" 2>&1
-    fi | tee "$logs/i386.checks"
-    # A second try of the emulated host repeats lines.
-    awk '/^ok: / && !seen[$0]++ { ok++ } /^FAILED: / { failed++ }
-        END { if (!ok) failed++; printf "launches: %d passed, %d failed\n", ok, failed; exit failed > 0 }' "$logs/i386.checks"
+    fi || echo "FAILED: i386: ended with status $?"
 }
