@@ -6,9 +6,11 @@ rig_build_tests() {
     local log=$1 program
     shift
     programs=()
-    while read -r program; do programs+=("$(cd "$top" && realpath -s "$program")"); done < <(cd "$top" &&
-        cargo test --no-run "$@" 2>&1 | tee "$log" | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
-    [ ${#programs[@]} -gt 0 ] || { cat "$log" && return 1; }
+    (cd "$top" && cargo test --no-run "$@") >"$log" 2>&1 || { cat "$log" && return 1; }
+    while read -r program; do
+        programs+=("$(cd "$top" && realpath -s "$program")")
+    done < <(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$log")
+    [ ${#programs[@]} -gt 0 ]
 }
 
 # rig_test_files PROGRAM…: sets files to the options of scripts/rig that take the programs along, with what tests want: the

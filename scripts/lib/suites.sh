@@ -47,8 +47,8 @@ native_tests() { (cd "$top" && cargo test --workspace --locked --no-fail-fast); 
 rig_suite() {
     # shellcheck disable=SC2034 # rig_tests reads it
     local programs
-    CARGO_BUILD_TARGET=$triple RUSTFLAGS='-C target-feature=+crt-static' rig_build_tests "$logs/rig-build" --workspace --locked
-    rig_tests x86_64 --
+    CARGO_BUILD_TARGET=$triple RUSTFLAGS='-C target-feature=+crt-static' rig_build_tests "$logs/rig-build" --workspace --locked &&
+        rig_tests x86_64 --
 }
 
 # rig_debian IMAGE: the launches of tests/rig/debian.sh, natively where the KVM is hardware.
