@@ -10,6 +10,8 @@
 
 pub mod bus;
 mod dwords;
+#[cfg(test)]
+mod fake_console;
 pub mod ioapic;
 pub mod irq;
 mod lock;

@@ -243,7 +243,7 @@ mod tests {
     /// Those of a machine of one vCPU, and a message that it takes.
     fn interrupts() -> (Arc<Interrupts>, Msi) {
         let Groundwork { vm, abilities } = Groundwork::lay().unwrap();
-        host::prepare_vm(&vm, &abilities).unwrap();
+        host::prepare_vm(&vm, &abilities, 1).unwrap();
         let fd = vm.create_vcpu(0).unwrap();
         let vcpus = [Vcpu { index: 0, fd }];
         let model = host::model(&vm, abilities, &vcpus, 128 << 20).unwrap();

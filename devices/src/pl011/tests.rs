@@ -1,28 +1,8 @@
-use std::io;
-
 use proptest::prelude::*;
 
 use super::*;
+use crate::fake_console::Console;
 use crate::irq::fake::FakeLevel;
-
-#[derive(Clone, Default)]
-struct Console {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    broken: bool,
-}
-
-impl Write for Console {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.broken {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        self.bytes.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 fn uart(broken: bool) -> (Pl011, Arc<FakeLevel>, Arc<Mutex<Vec<u8>>>) {
     let line = Arc::new(FakeLevel::default());

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::fake_console::Console;
 use crate::irq::fake::FakeLine;
 
 const DATA: u64 = 0;
@@ -8,28 +9,6 @@ const INTERRUPT_ENABLE: u64 = 1;
 const INTERRUPT_ID: u64 = 2;
 const MODEM_CONTROL: u64 = 4;
 const LINE_STATUS: u64 = 5;
-
-#[derive(Clone, Default)]
-struct Console {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    broken: bool,
-}
-
-impl Write for Console {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.broken {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        self.bytes.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        if self.broken {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        Ok(())
-    }
-}
 
 fn serial(broken: bool) -> (Serial, Arc<FakeLine>, Arc<Mutex<Vec<u8>>>) {
     let line = Arc::new(FakeLine::default());

@@ -5,6 +5,12 @@
 //! architecture's `host` has the same functions with the same signatures; the call sites in
 //! [`crate::machine`] hold them to that.
 
+use std::sync::Arc;
+
+use kami_devices::virtio::pci::VirtioPci;
+
+use crate::vcpu::Buses;
+
 pub mod aarch64;
 pub mod load;
 pub mod pci;
@@ -17,3 +23,13 @@ pub mod host;
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64/host.rs"]
 pub mod host;
+
+/// What `host::attach` makes: the devices that the outside speaks to, the virtio functions, and the buses with all of
+/// them.
+#[derive(Debug)]
+pub struct Fixed {
+    pub buses: Buses,
+    pub console: Arc<host::Console>,
+    pub power: Arc<host::Power>,
+    pub functions: Vec<Arc<VirtioPci>>,
+}

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use kami_devices::GuestMemory;
+use kami_devices::bus::BusBuilder;
 use kami_devices::pci::PciRoot;
-use kami_devices::pci::root::Windows;
+use kami_devices::pci::root::{Ecam, MemoryWindow, Windows};
 use kami_devices::virtio::device::VirtioDevice;
 use kami_devices::virtio::pci::{self, VirtioPci};
 
@@ -28,7 +29,7 @@ pub fn window_64(ram_end: u64, address_bits: u8) -> Option<Range> {
 /// A bus under construction.
 #[derive(Debug)]
 pub struct PciBus<'a> {
-    pub root: PciRoot,
+    root: PciRoot,
     interrupts: &'a Arc<Interrupts>,
     memory: &'a GuestMemory,
 }
@@ -71,5 +72,26 @@ impl<'a> PciBus<'a> {
         devices: Vec<Box<dyn VirtioDevice>>,
     ) -> Result<Vec<Arc<VirtioPci>>, Error> {
         devices.into_iter().map(|device| self.add(device)).collect()
+    }
+
+    /// Puts the bus, now complete, where processors reach it: its configuration space at `ecam`, and its functions'
+    /// memory in `windows`.
+    ///
+    /// # Errors
+    /// One of them is taken.
+    pub fn place(
+        self,
+        mmio: &mut BusBuilder,
+        ecam: Range,
+        windows: [Option<Range>; 2],
+    ) -> Result<Arc<PciRoot>, Error> {
+        let root = Arc::new(self.root);
+        let device = Arc::new(Ecam::new(root.clone()));
+        mmio.insert("pci ecam", ecam.start.0, ecam.len, device)?;
+        for window in windows.into_iter().flatten() {
+            let device = Arc::new(MemoryWindow::new(root.clone(), window.start.0));
+            mmio.insert("pci memory window", window.start.0, window.len, device)?;
+        }
+        Ok(root)
     }
 }

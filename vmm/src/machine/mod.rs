@@ -108,7 +108,7 @@ impl Machine {
         check_addresses(&ranges, host::address_bits(&abilities))?;
         let memory = memory::map(&ranges)?;
         memory::add_slots(&vm, &memory)?;
-        host::prepare_vm(&vm, &abilities)?;
+        host::prepare_vm(&vm, &abilities, config.cpus)?;
         let created = (0..config.cpus)
             .map(|index| create_vcpu(&vm, index))
             .collect::<Result<Vec<_>, _>>()?;

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use kami_devices::GuestMemory;
 use kami_devices::bus::{BusBuilder, BusDevice};
 use kami_devices::irq::{Line, Msi, MsiSink};
-use kami_devices::pci::root::{Ecam, MemoryWindow};
 use kami_devices::pl011::Pl011;
 use kami_devices::platform::{Gicv2m, Pl031, Pl061, Pvpanic, gicv2m};
 use kami_devices::virtio::device::VirtioDevice;
-use kami_devices::virtio::pci::VirtioPci;
 use kami_devices::virtio::power_key::PowerKey;
 use kvm_bindings::{KVM_ARM_IRQ_TYPE_SHIFT, KVM_ARM_IRQ_TYPE_SPI};
 
 use super::{Model, Power};
+use crate::arch::Fixed;
 use crate::arch::aarch64::fdt::Gic;
 use crate::arch::aarch64::layout::{
     ECAM, GIC_V2M, GPIO, GPIO_IRQ, PCI_WINDOW_32, PVPANIC, RTC, UART, UART_IRQ, V2M_IRQS,
@@ -24,15 +23,6 @@ use crate::arch::range::Range;
 use crate::irq::Interrupts;
 use crate::machine::{Ending, Error};
 use crate::vcpu::Buses;
-
-/// The devices that the outside speaks to, the virtio functions, and the buses with all of them.
-#[derive(Debug)]
-pub struct Fixed {
-    pub buses: Buses,
-    pub console: Arc<Pl011>,
-    pub power: Arc<Power>,
-    pub functions: Vec<Arc<VirtioPci>>,
-}
 
 /// Builds the machine's devices around `devices`, which become PCI functions in that order, from slot 1
 /// on. Their BARs have addresses then, as firmware would have given them.
@@ -61,7 +51,6 @@ pub fn attach(
         key: key.button(),
     });
     pci.add(Box::new(key))?;
-    let root = Arc::new(pci.root);
 
     let mut mmio = BusBuilder::default();
     let mut add = |name, range: Range, device: Arc<dyn BusDevice>| {
@@ -76,14 +65,8 @@ pub fn attach(
     add("rtc", RTC, Arc::new(Pl031::new()))?;
     add("gpio", GPIO, power.clone())?;
     add("pvpanic", PVPANIC, Arc::new(pvpanic))?;
-    add("pci ecam", ECAM, Arc::new(Ecam::new(root.clone())))?;
-    for window in [Some(PCI_WINDOW_32), model.pci_window_64]
-        .into_iter()
-        .flatten()
-    {
-        let device = MemoryWindow::new(root.clone(), window.start.0);
-        add("pci memory window", window, Arc::new(device))?;
-    }
+    let windows = [Some(PCI_WINDOW_32), model.pci_window_64];
+    pci.place(&mut mmio, ECAM, windows)?;
     Ok(Fixed {
         buses: Buses {
             mmio: mmio.freeze(),

@@ -22,7 +22,7 @@ use crate::arch::range::Range;
 use crate::machine;
 
 /// The most vCPUs that a GICv2 serves.
-const V2_CPUS_MAX: usize = 8;
+const V2_CPUS_MAX: u32 = 8;
 
 /// The interrupt controller of a VM.
 #[derive(Debug)]
@@ -55,11 +55,14 @@ impl Controller {
         })
     }
 
-    /// Says where its registers are, and how many interrupts it has.
+    /// Says where its registers are, and how many interrupts it has, before any of the `cpus` vCPUs is created.
     ///
     /// # Errors
-    /// KVM refuses.
-    pub fn place(&self) -> Result<(), machine::Error> {
+    /// They are too many for it, or KVM refuses.
+    pub fn place(&self, cpus: u32) -> Result<(), machine::Error> {
+        if self.kind == Gic::V2 && cpus > V2_CPUS_MAX {
+            return Err(Error::CpusOfGicV2 { cpus }.into());
+        }
         let ranges = match self.kind {
             Gic::V2 => [
                 (KVM_VGIC_V2_ADDR_TYPE_DIST, GIC_DISTRIBUTOR),
@@ -87,14 +90,11 @@ impl Controller {
             .map_err(|source| machine::Error::kvm("size the interrupt controller", source))
     }
 
-    /// Makes it ready, for `cpus` vCPUs that exist.
+    /// Makes it ready, now that all vCPUs exist.
     ///
     /// # Errors
-    /// They are too many for it, or KVM refuses.
-    pub fn init(&self, cpus: usize) -> Result<(), machine::Error> {
-        if self.kind == Gic::V2 && cpus > V2_CPUS_MAX {
-            return Err(Error::CpusOfGicV2 { cpus }.into());
-        }
+    /// KVM refuses.
+    pub fn init(&self) -> Result<(), machine::Error> {
         let attr = kvm_device_attr {
             group: KVM_DEV_ARM_VGIC_GRP_CTRL,
             attr: KVM_DEV_ARM_VGIC_CTRL_INIT.into(),

@@ -7,7 +7,7 @@ mod virtualization;
 
 pub use super::aarch64::boot::Start;
 pub use super::aarch64::layout::{MAX_MEMORY_BYTES, MIN_MEMORY_BYTES, ram as memory_ranges};
-pub use devices::{Fixed, attach};
+pub use devices::attach;
 pub use kami_devices::pl011::Pl011 as Console;
 pub use power::Power;
 pub use virtualization::{
@@ -57,7 +57,7 @@ pub enum Error {
     #[error("kvm has no interrupt controller for guests, neither a gicv3 nor a gicv2")]
     NoGic(#[source] kvm_ioctls::Error),
     #[error("{cpus} vcpus: the gicv2 of this host's processor serves at most 8")]
-    CpusOfGicV2 { cpus: usize },
+    CpusOfGicV2 { cpus: u32 },
     #[error("cannot take random bytes for the guest's kernel")]
     Seed(#[source] io::Error),
 }
@@ -125,16 +125,16 @@ pub fn address_bits(abilities: &Abilities) -> u8 {
 /// Sets up the VM itself, memory slots excepted: the interrupt controller has its place.
 ///
 /// # Errors
-/// KVM refuses.
-pub fn prepare_vm(_vm: &VmFd, abilities: &Abilities) -> Result<(), machine::Error> {
-    abilities.controller.place()
+/// KVM refuses, or there are too many `cpus` for the interrupt controller.
+pub fn prepare_vm(_vm: &VmFd, abilities: &Abilities, cpus: u32) -> Result<(), machine::Error> {
+    abilities.controller.place(cpus)
 }
 
 /// What the machine's `vcpus` will be. They are initialised here, since only then they tell their MPIDRs; the
 /// interrupt controller is complete with them.
 ///
 /// # Errors
-/// KVM refuses, or there are too many for the interrupt controller.
+/// KVM refuses.
 pub fn model(
     vm: &VmFd,
     abilities: Abilities,
@@ -157,7 +157,7 @@ pub fn model(
             .map_err(|source| machine::Error::kvm("tell a vcpu's number", source))
     };
     let mpidrs = vcpus.iter().map(init).collect::<Result<_, _>>()?;
-    abilities.controller.init(vcpus.len())?;
+    abilities.controller.init()?;
     Ok(Model {
         controller: abilities.controller,
         has_sve: abilities.features & 1 << KVM_ARM_VCPU_SVE != 0,

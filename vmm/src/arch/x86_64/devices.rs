@@ -6,31 +6,22 @@ use std::sync::Arc;
 use kami_devices::GuestMemory;
 use kami_devices::bus::{BusBuilder, BusDevice};
 use kami_devices::ioapic::IoApic;
-use kami_devices::pci::root::{ConfigPorts, Ecam, MemoryWindow};
+use kami_devices::pci::root::ConfigPorts;
 use kami_devices::platform::{AcpiPower, I8042, PowerEvent, Pvpanic, Rtc};
 use kami_devices::serial::Serial;
 use kami_devices::virtio::device::VirtioDevice;
-use kami_devices::virtio::pci::VirtioPci;
 
+use crate::arch::Fixed;
 use crate::arch::pci::PciBus;
 use crate::arch::x86_64::layout::{
     ACPI_REGISTERS, COM1, COM1_IRQ, ECAM, GED_IRQ, I8042 as I8042_PORTS, IO_APIC, PCI_CONFIG,
-    PCI_WINDOW_32, PVPANIC, Ports, RTC, Range,
+    PCI_WINDOW_32, PVPANIC, Ports, RTC,
 };
 use crate::irq::Interrupts;
 use crate::machine::{End, Ending, Error};
 use crate::vcpu::Buses;
 
 use super::Model;
-
-/// The devices that the outside speaks to, the virtio functions, and the buses with all of them.
-#[derive(Debug)]
-pub struct Fixed {
-    pub buses: Buses,
-    pub console: Arc<Serial>,
-    pub power: Arc<AcpiPower>,
-    pub functions: Vec<Arc<VirtioPci>>,
-}
 
 /// Builds the machine's devices around `devices`, which become PCI functions in that order, from slot 1
 /// on. Their BARs have addresses then, as firmware would have given them.
@@ -50,21 +41,11 @@ pub fn attach(
     let power = Arc::new(AcpiPower::new(io_apic.pin(GED_IRQ), on_power(ending)));
     let mut pci = PciBus::new(PCI_WINDOW_32, interrupts, memory);
     let functions = pci.add_all(devices)?;
-    let root = Arc::new(pci.root);
 
     let mut mmio = BusBuilder::default();
-    let mut add = |name, range: Range, device: Arc<dyn BusDevice>| {
-        mmio.insert(name, range.start.0, range.len, device)
-    };
-    add("io apic", IO_APIC, Arc::new(io_apic))?;
-    add("pci ecam", ECAM, Arc::new(Ecam::new(root.clone())))?;
-    for window in [Some(PCI_WINDOW_32), model.pci_window_64]
-        .into_iter()
-        .flatten()
-    {
-        let device = MemoryWindow::new(root.clone(), window.start.0);
-        add("pci memory window", window, Arc::new(device))?;
-    }
+    mmio.insert("io apic", IO_APIC.start.0, IO_APIC.len, Arc::new(io_apic))?;
+    let windows = [Some(PCI_WINDOW_32), model.pci_window_64];
+    let root = pci.place(&mut mmio, ECAM, windows)?;
 
     let mut ports = BusBuilder::default();
     let mut add = |name, range: Ports, device: Arc<dyn BusDevice>| {

@@ -7,7 +7,7 @@ mod virtualization;
 
 pub use super::x86_64::boot::Start;
 pub use super::x86_64::layout::{MAX_MEMORY_BYTES, MIN_MEMORY_BYTES, ram as memory_ranges};
-pub use devices::{Fixed, attach};
+pub use devices::attach;
 pub use kami_devices::platform::AcpiPower as Power;
 pub use kami_devices::serial::Serial as Console;
 pub use virtualization::{
@@ -105,7 +105,7 @@ pub fn address_bits(abilities: &Abilities) -> u8 {
 ///
 /// # Errors
 /// KVM refuses.
-pub fn prepare_vm(vm: &VmFd, _abilities: &Abilities) -> Result<(), machine::Error> {
+pub fn prepare_vm(vm: &VmFd, _abilities: &Abilities, _cpus: u32) -> Result<(), machine::Error> {
     let tss = usize::try_from(KVM_TSS.start.0).unwrap_or_default();
     vm.set_tss_address(tss)
         .map_err(|source| machine::Error::kvm("place kvm's task state segment", source))?;
