@@ -34,7 +34,7 @@ aarch64_build() {
 aarch64_tests() {
     local programs pattern=$1
     shift
-    mapfile -t programs < <(printf '%s\n' "${aarch64_programs[@]}" | grep -E "/deps/$pattern")
+    mapfile -t programs < <(printf '%s\n' "${aarch64_programs[@]}" | grep -E "/$pattern")
     rig_tests aarch64 --cpus 1 "$@" --
 }
 
