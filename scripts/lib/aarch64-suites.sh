@@ -27,7 +27,7 @@ aarch64_build() {
     export CARGO_PROFILE_TEST_OPT_LEVEL=1
     rig_build_tests "$logs/aarch64-programs.log" --workspace --locked || return
     printf '%s\n' "${programs[@]}" >"$logs/aarch64-programs"
-    echo "aarch64-build: 1 passed, 0 failed"
+    echo "build: 1 passed, 0 failed"
 }
 
 # aarch64_tests PATTERN [RIG-OPTION]…: the test programs whose names match.
