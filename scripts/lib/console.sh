@@ -58,14 +58,14 @@ console_type() { printf '%s\n' "$1" >&9; }
 console_login() {
     console_wait "$1" 'login: ' || return 1
     console_type root
-    console_wait 120 'root@[a-z]*:~# ' || return 1
+    console_wait 300 'root@[a-z]*:~# ' || return 1
 }
 
 # The marker is typed in two parts, so that the echo of what was typed is not taken for it.
 console_run() {
     console_count=$((console_count + 1))
     console_type "( $1 ); echo 'end''$console_count='\$?."
-    console_wait 120 "^end$console_count=[0-9]*\." || return 1
+    console_wait 300 "^end$console_count=[0-9]*\." || return 1
     console_said=$(tr -d '\r' <"$console_log" | sed -n "/'end''$console_count='/,/^end$console_count=/p" | sed '1d;$d')
     return "$(sed -n "s/^end$console_count=\([0-9]*\).*/\1/p" "$console_log")"
 }

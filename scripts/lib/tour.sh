@@ -14,4 +14,4 @@ console_forget
 console_type lsblk
 console_wait 60 'root@kami:~# '
 console_type 'systemctl poweroff'
-console_close 120
+console_close 300

@@ -9,6 +9,7 @@ set -u
 image=$2
 work=$(mktemp -d)
 failed=0
+# What a boot or a shutdown may take, in an emulated host on a machine that does much else.
 boot_seconds=300
 
 check() {
@@ -39,7 +40,7 @@ launch() {
 }
 # stop NAME: presses the power button and waits for the launch's end.
 stop() {
-    kami stop "$1" && console_close 120
+    kami stop --time "$boot_seconds" "$1" && console_close "$boot_seconds"
 }
 
 launch first --memory 512M
@@ -67,7 +68,7 @@ console_type 'systemctl reboot'
 check "it reboots in the same process" console_login "$boot_seconds"
 check "with the disks as they were" guest 'test "$(cat /root/mark)" = second && test "$(head -c 6 /dev/vdb)" = second'
 console_type 'systemctl poweroff'
-check "its own power off ends the second launch, with status 0" console_close 120
+check "its own power off ends the second launch, with status 0" console_close "$boot_seconds"
 
 # Neither its ramdisk's nor its own first process starts, on any architecture and whatever the ramdisk holds.
 panic() {
