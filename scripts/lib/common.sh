@@ -16,19 +16,23 @@ die() {
     exit 1
 }
 
-# need COMMAND[=PACKAGE]…: as root installs the packages of the missing commands, else names them in one line.
+# need COMMAND[=PACKAGE]…: as root installs the packages of the missing commands, else names them in one line. Looks again afterwards: what
+# is installed may have taken another's place (Debian's qemu-system-x86 removes a newer qemu-utils).
 need() {
-    local item missing=()
-    for item; do
-        command -v "${item%%=*}" >/dev/null || missing+=("${item#*=}")
+    local item missing round
+    for round in first second; do
+        missing=()
+        for item; do
+            command -v "${item%%=*}" >/dev/null || missing+=("${item#*=}")
+        done
+        [ ${#missing[@]} -gt 0 ] || return 0
+        command -v apt-get >/dev/null || die "missing programs: ${missing[*]}" "install them; only Debian's and Ubuntu's packages are known here"
+        [ "$(id -u)" = 0 ] || die "missing packages: ${missing[*]}" "sudo apt-get install ${missing[*]}"
+        [ $round = second ] || say "installing ${missing[*]}"
+        export DEBIAN_FRONTEND=noninteractive
+        { apt-get -q update && apt-get -qy install --no-install-recommends "${missing[@]}"; } </dev/null >&2 ||
+            die "cannot install: ${missing[*]}"
     done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    command -v apt-get >/dev/null || die "missing programs: ${missing[*]}" "install them; only Debian's and Ubuntu's packages are known here"
-    [ "$(id -u)" = 0 ] || die "missing packages: ${missing[*]}" "sudo apt-get install ${missing[*]}"
-    say "installing ${missing[*]}"
-    export DEBIAN_FRONTEND=noninteractive
-    { apt-get -q update && apt-get -qy install --no-install-recommends "${missing[@]}"; } </dev/null >&2 ||
-        die "cannot install: ${missing[*]}"
 }
 
 # need_rust: a C linker and a Rust toolchain; a toolchain is never installed behind the user's back by other means than apt.
