@@ -68,6 +68,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the catalogue's folder is not there.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
 /// When a committed transaction must be on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Durability {
@@ -89,11 +96,8 @@ impl Catalogue {
     /// Opens the catalogue in the folder `home`, creating or migrating it first where need be.
     pub(crate) fn open(home: &Path) -> Result<Self, Error> {
         let path = home.join(FILE_NAME);
-        let opened = match connect(&path, OpenFlags::empty()) {
-            Ok(connection) => Some(connection),
-            Err(_) if !path.exists() => None,
-            Err(source) => return Err(Error::Sqlite { path, source }),
-        };
+        // Whether the file is missing is not asked: another process may create it at any moment.
+        let opened = connect(&path, OpenFlags::empty()).ok();
         let version = match &opened {
             Some(connection) => schema::version(connection),
             None => Ok(0),

@@ -71,7 +71,7 @@ impl Store {
         let home = std::path::absolute(home).map_err(Error::io("find", home))?;
         let catalogue = match Catalogue::open(&home) {
             Ok(catalogue) => catalogue,
-            Err(_) if !home.exists() => {
+            Err(error) if error.is_missing() => {
                 create_private(&home).map_err(Error::io("create", &home))?;
                 Catalogue::open(&home)?
             }

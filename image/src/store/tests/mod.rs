@@ -186,15 +186,19 @@ fn a_home_that_cannot_be_is_named() {
     );
 }
 
+/// Asking whether the store is there, after an attempt to open it had failed, got the answer that
+/// another process had just changed.
 #[test]
 fn many_processes_may_create_the_store_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let home = folder.path().join("home");
-    std::thread::scope(|scope| {
-        for _ in 0..16 {
-            scope.spawn(|| assert!(Store::open(&home).unwrap().images().unwrap().is_empty()));
-        }
-    });
+    for round in 0..50 {
+        let home = folder.path().join(round.to_string());
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| assert!(Store::open(&home).unwrap().images().unwrap().is_empty()));
+            }
+        });
+    }
 }
 
 #[test]
