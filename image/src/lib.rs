@@ -9,6 +9,7 @@
 
 mod catalogue;
 pub mod chunk;
+pub mod fault;
 pub mod format;
 pub mod id;
 pub mod manifest;

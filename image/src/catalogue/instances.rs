@@ -225,8 +225,8 @@ impl Catalogue {
             self.connection
                 .prepare_cached(
                     "INSERT INTO volumes (id, instance, position, device_name, ephemeral, snapshot,
-                     size_bytes, volume_type, delete_on_termination, created)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                     base, size_bytes, volume_type, delete_on_termination, created, attached)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8, ?9, ?10, ?10)",
                 )?
                 .execute(params![
                     volume.id.to_string(),

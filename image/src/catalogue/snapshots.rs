@@ -35,8 +35,8 @@ impl Catalogue {
         let add = || {
             self.connection
                 .prepare_cached(
-                    "INSERT INTO snapshots (id, size_bytes, stored_bytes, created, description)
-                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                    "INSERT INTO snapshots (id, size_bytes, stored_bytes, created, completed, description)
+                     VALUES (?1, ?2, ?3, ?4, ?4, ?5)",
                 )?
                 .execute(params![
                     snapshot.id.to_string(),

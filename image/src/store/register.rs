@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use super::{Error, KernelFileId, KernelKind, Store, iso8601};
 use crate::catalogue::SnapshotRecord;
 use crate::chunk::{ChunkIndex, ChunkPlace, Digest};
+use crate::fault;
 use crate::format::{self, Source};
 use crate::id::{ImageId, SnapshotId};
 use crate::manifest::{
@@ -61,7 +62,9 @@ impl Store {
             tracing::warn!(%error, "cannot delete what a killed process has left");
         }
         let written = self.write_snapshots(&mut sources, progress)?;
+        fault::point("register.written");
         self.commit_image(&image, &written)?;
+        fault::point("register.committed");
         for (_, written) in written {
             written.keep();
         }

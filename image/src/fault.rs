@@ -1,0 +1,20 @@
+//! Fault points: places where a test has the process killed, to see what the next one finds.
+//!
+//! They stand between two effects that outlive the process, a file that is named and the row that
+//! names it, say. A release build has none.
+
+/// Every fault point, in the order in which each command reaches its own.
+pub const POINTS: &[&str] = &["register.written", "register.committed"];
+
+/// Kills this process, as `kill -9` would, if the variable `KAMI_FAULT` names this point.
+#[cfg(debug_assertions)]
+pub(crate) fn point(name: &'static str) {
+    debug_assert!(POINTS.contains(&name), "{name} is missing in the list");
+    if std::env::var_os("KAMI_FAULT").is_some_and(|wanted| wanted == name) {
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    }
+}
+
+#[cfg(not(debug_assertions))]
+pub(crate) fn point(_: &'static str) {}
