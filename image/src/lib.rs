@@ -7,6 +7,7 @@
     deny(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+pub mod account;
 mod catalogue;
 pub mod chunk;
 pub mod fault;

@@ -1,13 +1,12 @@
-//! The rows of instances and of their volumes.
+//! The rows of instances.
 
 use std::time::SystemTime;
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{Catalogue, Error, from_millis, ids_from, parsed, parsed_or_null, to_millis};
-use crate::id::{ImageId, InstanceId, SnapshotId, VolumeId};
-use crate::manifest::{VolumeType, words};
-use crate::mapping::{Disk, DiskKind};
+use super::{Catalogue, Error, from_millis, ids_from, parsed, to_millis};
+use crate::id::{ImageId, InstanceId};
+use crate::manifest::words;
 
 words! {
     /// EC2's states of an instance.
@@ -71,29 +70,6 @@ pub struct End<'a> {
     pub exit_status: Option<u8>,
     /// When, if that is known.
     pub time: Option<SystemTime>,
-}
-
-/// A volume to be added.
-#[derive(Clone, Copy, Debug)]
-pub struct NewVolume<'a> {
-    pub id: VolumeId,
-    pub instance: InstanceId,
-    pub position: usize,
-    pub disk: &'a Disk,
-}
-
-/// A volume of an instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VolumeRecord {
-    pub id: VolumeId,
-    pub device_name: String,
-    /// The N of an `ephemeralN`.
-    pub ephemeral: Option<u8>,
-    pub snapshot: Option<SnapshotId>,
-    pub size_bytes: u64,
-    /// Ephemeral disks have none.
-    pub volume_type: Option<VolumeType>,
-    pub delete_on_termination: bool,
 }
 
 const COLUMNS: &str = "SELECT id, name, image, image_name, state, state_reason, exit_status, \
@@ -211,80 +187,6 @@ impl Catalogue {
         };
         self.sqlite(delete()).map(|_| ())
     }
-
-    pub(crate) fn add_volume(&self, volume: &NewVolume<'_>) -> Result<(), Error> {
-        let (ephemeral, volume_type, delete) = match volume.disk.kind {
-            DiskKind::Ephemeral { index, .. } => (Some(index), None, true),
-            DiskKind::Volume {
-                volume_type,
-                delete_on_termination,
-                ..
-            } => (None, Some(volume_type.as_str()), delete_on_termination),
-        };
-        let add = || {
-            self.connection
-                .prepare_cached(
-                    "INSERT INTO volumes (id, instance, position, device_name, ephemeral, snapshot,
-                     base, size_bytes, volume_type, delete_on_termination, created, attached)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8, ?9, ?10, ?10)",
-                )?
-                .execute(params![
-                    volume.id.to_string(),
-                    volume.instance.to_string(),
-                    volume.position,
-                    volume.disk.device_name,
-                    ephemeral,
-                    volume.disk.snapshot().map(|id| id.to_string()),
-                    volume.disk.size_bytes(),
-                    volume_type,
-                    delete,
-                    to_millis(SystemTime::now()),
-                ])
-        };
-        self.sqlite(add()).map(|_| ())
-    }
-
-    /// The instance's volumes, root first.
-    pub(crate) fn volumes_of(&self, id: &InstanceId) -> Result<Vec<VolumeRecord>, Error> {
-        let query = || {
-            self.connection
-                .prepare_cached(
-                    "SELECT id, device_name, ephemeral, snapshot, size_bytes, volume_type,
-                     delete_on_termination FROM volumes WHERE instance = ?1 ORDER BY position",
-                )?
-                .query_map([id.to_string()], volume)?
-                .collect()
-        };
-        self.sqlite(query())
-    }
-
-    pub(crate) fn has_volume(&self, id: &VolumeId) -> Result<bool, Error> {
-        let query = || {
-            self.connection
-                .prepare_cached("SELECT 1 FROM volumes WHERE id = ?1")?
-                .exists([id.to_string()])
-        };
-        self.sqlite(query())
-    }
-
-    pub(crate) fn remove_volume(&self, id: &VolumeId) -> Result<(), Error> {
-        let delete = || {
-            self.connection
-                .prepare_cached("DELETE FROM volumes WHERE id = ?1")?
-                .execute([id.to_string()])
-        };
-        self.sqlite(delete()).map(|_| ())
-    }
-
-    /// The volume stays, of no instance.
-    pub(crate) fn detach_volume(&self, id: &VolumeId) -> Result<(), Error> {
-        let update = || {
-            self.connection
-                .prepare_cached("UPDATE volumes SET instance = NULL WHERE id = ?1")?
-                .execute([id.to_string()])
-        };
-        self.sqlite(update()).map(|_| ())
-    }
 }
 
 fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Instance> {
@@ -302,17 +204,5 @@ fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Instance> {
         memory_bytes: row.get(10)?,
         pid: row.get(11)?,
         remove_at_end: row.get(12)?,
-    })
-}
-
-fn volume(row: &rusqlite::Row<'_>) -> rusqlite::Result<VolumeRecord> {
-    Ok(VolumeRecord {
-        id: parsed(row, 0)?,
-        device_name: row.get(1)?,
-        ephemeral: row.get(2)?,
-        snapshot: parsed_or_null(row, 3)?,
-        size_bytes: row.get(4)?,
-        volume_type: parsed_or_null(row, 5)?,
-        delete_on_termination: row.get(6)?,
     })
 }

@@ -15,6 +15,7 @@ mod schema;
 mod snapshots;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 use std::cell::Cell;
 use std::fs::File;
@@ -24,9 +25,10 @@ use std::time::{Duration, SystemTime};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-pub use instances::{End, Instance, InstanceState, NewVolume, VolumeRecord};
+pub use instances::{End, Instance, InstanceState};
 pub use kernels::{KernelFileId, KernelKind, KernelRecord};
 pub use snapshots::SnapshotRecord;
+pub use volumes::{NewVolume, VolumeRecord, VolumeState};
 
 /// The catalogue's file in the folder of the store.
 const FILE_NAME: &str = "catalogue.db";

@@ -40,6 +40,10 @@ pub enum DiskKind {
         snapshot: Option<SnapshotId>,
         size_bytes: u64,
         volume_type: VolumeType,
+        /// I/O operations a second, if they are limited.
+        iops: Option<u32>,
+        /// MiB a second, if they are limited.
+        throughput: Option<u32>,
         delete_on_termination: bool,
         root: bool,
     },
@@ -183,6 +187,8 @@ fn disk(
             snapshot: ebs.snapshot_id,
             size_bytes: ebs.volume_size.or(snapshot_gib)? * GIB,
             volume_type: ebs.volume_type.unwrap_or_default(),
+            iops: ebs.iops,
+            throughput: ebs.throughput,
             delete_on_termination: ebs.delete_on_termination.unwrap_or(root),
             root,
         }

@@ -56,6 +56,8 @@ fn volume(snapshot: Option<u64>, gib: u64, volume_type: VolumeType, delete: bool
         snapshot: snapshot.map(self::snapshot),
         size_bytes: gib * GIB,
         volume_type,
+        iops: None,
+        throughput: None,
         delete_on_termination: delete,
         root: false,
     }
@@ -71,6 +73,8 @@ fn an_image_without_overrides_resolves_to_its_mapping() {
             snapshot: Some(snapshot(8)),
             size_bytes: 8 * GIB,
             volume_type: VolumeType::Gp3,
+            iops: None,
+            throughput: None,
             delete_on_termination: true,
             root: true,
         }
@@ -152,6 +156,8 @@ fn the_root_may_grow_and_change_type_and_deletion() {
             snapshot: Some(snapshot(8)),
             size_bytes: 30 * GIB,
             volume_type: VolumeType::Io2,
+            iops: Some(100),
+            throughput: None,
             delete_on_termination: false,
             root: true,
         }

@@ -73,6 +73,9 @@ pub enum Error {
         id: KernelFileId,
     },
 
+    #[error("The volume '{reference}' does not exist.")]
+    VolumeNotFound { reference: String },
+
     #[error("The instance ID '{reference}' does not exist")]
     InstanceNotFound { reference: String },
     #[error("the name {name} is already in use by the instance {instance}")]
@@ -96,6 +99,7 @@ impl Error {
             Self::ImageNotFound { .. }
             | Self::KernelNotFound { .. }
             | Self::InstanceNotFound { .. }
+            | Self::VolumeNotFound { .. }
             | Self::Mapping(UnknownSnapshot { .. })
             | Self::Invalid(manifest::Invalid::Mapping(UnknownSnapshot { .. })) => {
                 ErrorKind::NotFound
@@ -124,6 +128,7 @@ impl Error {
                 Some("kami kernel import FILE puts one into the store".to_owned())
             }
             Self::InstanceNotFound { .. } => Some("kami ps -a lists the instances".to_owned()),
+            Self::VolumeNotFound { .. } => Some("kami volume ls lists the volumes".to_owned()),
             Self::Ambiguous { .. } => Some("give more of the id".to_owned()),
             Self::InstanceRuns { instance } => Some(format!("kami stop {instance} ends it")),
             Self::InstanceNameInUse { instance, .. } => Some(format!(

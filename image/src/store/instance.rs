@@ -133,7 +133,7 @@ impl Store {
         let mut deleted = Vec::new();
         for volume in self.catalogue.volumes_of(id)? {
             if goes(&volume) {
-                self.catalogue.remove_volume(&volume.id)?;
+                self.remove_volume_row(&volume)?;
                 deleted.push(volume.id);
             } else {
                 self.catalogue.detach_volume(&volume.id)?;
@@ -166,7 +166,7 @@ impl Store {
         let mut deleted = Vec::new();
         for volume in ephemeral {
             match self.volumes.delete(&volume.id) {
-                Ok(()) => deleted.push(volume.id),
+                Ok(()) => deleted.push(volume),
                 // The row stays, and goes with the instance.
                 Err(error) => {
                     tracing::warn!(id = %volume.id, %error, "cannot delete an ephemeral disk");
@@ -175,7 +175,7 @@ impl Store {
         }
         let transaction = self.quick()?;
         for volume in &deleted {
-            self.catalogue.remove_volume(volume)?;
+            self.remove_volume_row(volume)?;
         }
         let found = self.catalogue.end_instance(id, end)?;
         self.catalogue.commit(transaction)?;

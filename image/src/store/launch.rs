@@ -92,9 +92,9 @@ impl Store {
             let id = VolumeId::generate();
             self.catalogue.add_volume(&NewVolume {
                 id,
-                instance: instance.id,
-                position,
+                owner: self.owner(),
                 disk,
+                attached_to: Some((instance.id, position)),
             })?;
             undo.volumes.push(id);
             let volume = self.create_volume(&id, disk)?;

@@ -23,10 +23,12 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod time;
+mod volume;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::account::Account;
 use crate::catalogue::{self, Catalogue};
 use crate::id::{ImageId, InstanceId, SnapshotId};
 use crate::manifest::{BlockDeviceMapping, Image, SnapshotSizes};
@@ -35,7 +37,7 @@ use crate::snapshot::SnapshotFiles;
 use crate::volume::VolumeFiles;
 
 pub use crate::catalogue::{
-    Instance, InstanceState, KernelFileId, KernelKind, KernelRecord, VolumeRecord,
+    Instance, InstanceState, KernelFileId, KernelKind, KernelRecord, VolumeRecord, VolumeState,
 };
 pub use error::{Error, ErrorKind};
 pub use instance::InstanceUpdate;
@@ -48,6 +50,7 @@ pub use time::iso8601;
 #[derive(Debug)]
 pub struct Store {
     home: PathBuf,
+    account: Option<Account>,
     catalogue: Catalogue,
     snapshots: SnapshotFiles,
     volumes: VolumeFiles,
@@ -78,11 +81,28 @@ impl Store {
             Err(error) => return Err(error.into()),
         };
         Ok(Self {
+            account: None,
             catalogue,
             snapshots: SnapshotFiles::new(&home),
             volumes: VolumeFiles::new(&home),
             home,
         })
+    }
+
+    /// The store as that account sees it. Without one, the caller acts as the owner of everything.
+    #[must_use]
+    pub fn with_account(self, account: Option<Account>) -> Self {
+        Self { account, ..self }
+    }
+
+    /// As whom the caller acts; none where that is whoever owns the object.
+    pub fn account(&self) -> Option<Account> {
+        self.account
+    }
+
+    /// The owner of what the caller makes.
+    pub fn owner(&self) -> Account {
+        self.account.unwrap_or(Account::NOBODY)
     }
 
     /// The store's folder, as an absolute path.

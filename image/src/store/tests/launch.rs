@@ -159,6 +159,8 @@ fn a_launch_that_fails_leaves_nothing() {
         snapshot: Some(SnapshotId::generate()),
         size_bytes: GIB,
         volume_type: crate::manifest::VolumeType::Gp3,
+        iops: None,
+        throughput: None,
         delete_on_termination: true,
         root: false,
     };
