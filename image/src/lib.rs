@@ -13,6 +13,7 @@ pub mod chunk;
 pub mod fault;
 pub mod format;
 pub mod id;
+pub mod instance;
 pub mod manifest;
 pub mod mapping;
 pub mod snapshot;

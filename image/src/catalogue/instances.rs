@@ -4,8 +4,10 @@ use std::time::SystemTime;
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{Catalogue, Error, from_millis, ids_from, parsed, to_millis};
+use super::{Catalogue, Error, convert, from_millis, ids_from, parsed, to_millis};
+use crate::account::Account;
 use crate::id::{ImageId, InstanceId};
+use crate::instance::InstanceSettings;
 use crate::manifest::words;
 
 words! {
@@ -60,6 +62,12 @@ pub struct Instance {
     pub pid: Option<u32>,
     /// It is to be removed when it ends.
     pub remove_at_end: bool,
+    pub owner: Account,
+    /// The launch that it came of, `r-…`.
+    pub reservation: String,
+    /// Its place among the instances of that launch, from 0.
+    pub launch_index: u32,
+    pub settings: InstanceSettings,
 }
 
 /// How an instance ended.
@@ -73,7 +81,8 @@ pub struct End<'a> {
 }
 
 const COLUMNS: &str = "SELECT id, name, image, image_name, state, state_reason, exit_status, \
-    launched, ended, cpus, memory_bytes, pid, remove_at_end FROM instances";
+    launched, ended, cpus, memory_bytes, pid, remove_at_end, owner, reservation, launch_index, \
+    settings FROM instances";
 
 impl Catalogue {
     /// Every instance, oldest first.
@@ -125,8 +134,8 @@ impl Catalogue {
             self.connection
                 .prepare(
                     "INSERT INTO instances (id, name, image, image_name, state, launched, cpus,
-                     memory_bytes, pid, remove_at_end)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                     memory_bytes, pid, remove_at_end, owner, reservation, launch_index, settings)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
                 )?
                 .execute(params![
                     instance.id.to_string(),
@@ -139,6 +148,10 @@ impl Catalogue {
                     instance.memory_bytes,
                     instance.pid,
                     instance.remove_at_end,
+                    instance.owner.to_string(),
+                    instance.reservation,
+                    instance.launch_index,
+                    to_json(&instance.settings)?,
                 ])
         };
         self.sqlite(add()).map(|_| ())
@@ -204,5 +217,19 @@ fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Instance> {
         memory_bytes: row.get(10)?,
         pid: row.get(11)?,
         remove_at_end: row.get(12)?,
+        owner: parsed(row, 13)?,
+        reservation: row.get(14)?,
+        launch_index: row.get(15)?,
+        settings: from_json(row, 16)?,
     })
+}
+
+fn to_json(settings: &InstanceSettings) -> rusqlite::Result<String> {
+    serde_json::to_string(settings)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+fn from_json(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<InstanceSettings> {
+    let text = row.get_ref(column)?.as_str()?;
+    convert(column, serde_json::from_str(text))
 }

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::{Error, Instance, InstanceState, Store, create_private};
+use crate::account::Account;
 use crate::catalogue::NewVolume;
 use crate::chunk::pending::create_locked;
 use crate::id::{InstanceId, VolumeId};
+use crate::instance::{EphemeralDisk, InstanceSettings};
 use crate::manifest::Image;
 use crate::mapping::{Disk, DiskKind};
 use crate::volume::{Volume, VolumeFiles};
@@ -31,6 +33,19 @@ pub struct NewInstance<'a> {
     pub memory_bytes: u64,
     /// It is to be removed when it ends.
     pub remove_at_end: bool,
+    /// What the image and the disks say is filled in.
+    pub settings: InstanceSettings,
+    /// The launch that it belongs to; without one it is a launch of its own.
+    pub reservation: Option<Reservation>,
+}
+
+/// A launch of several instances at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// `r-…`
+    pub id: String,
+    /// Which of the launch's instances this one is, from 0.
+    pub index: u32,
 }
 
 /// Says that the instance's process lives: dropped, or gone with the process, the instance counts
@@ -72,7 +87,7 @@ impl Store {
             check_name(name)?;
             self.free_name(name)?;
         }
-        let instance = pending(new);
+        let instance = pending(new, self.owner());
         let transaction = self.quick()?;
         // Dropped in the reverse order: the volumes let go of their files, those are deleted, the
         // rows are undone, and only then does a sweep get to look.
@@ -148,12 +163,18 @@ impl Store {
     }
 }
 
-fn pending(new: &NewInstance<'_>) -> Instance {
+fn pending(new: &NewInstance<'_>, owner: Account) -> Instance {
+    let id = InstanceId::generate();
+    let image = new.image;
+    let (reservation, launch_index) = match &new.reservation {
+        Some(reservation) => (reservation.id.clone(), reservation.index),
+        None => (id.to_string().replacen(InstanceId::PREFIX, "r-", 1), 0),
+    };
     Instance {
-        id: InstanceId::generate(),
+        id,
         name: new.name.clone(),
-        image_id: new.image.image_id,
-        image_name: new.image.name.clone(),
+        image_id: image.image_id,
+        image_name: image.name.clone(),
         state: InstanceState::Pending,
         state_reason: None,
         exit_status: None,
@@ -163,6 +184,16 @@ fn pending(new: &NewInstance<'_>) -> Instance {
         memory_bytes: new.memory_bytes,
         pid: Some(std::process::id()),
         remove_at_end: new.remove_at_end,
+        owner,
+        reservation,
+        launch_index,
+        settings: InstanceSettings {
+            architecture: Some(image.architecture),
+            root_device_type: image.root_device_type,
+            root_device_name: image.root_device_name.clone(),
+            ephemeral: EphemeralDisk::of(new.disks),
+            ..new.settings.clone()
+        },
     }
 }
 

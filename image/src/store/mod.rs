@@ -42,7 +42,7 @@ pub use crate::catalogue::{
 pub use error::{Error, ErrorKind};
 pub use instance::InstanceUpdate;
 pub use kernel::NewKernel;
-pub use launch::{InstanceLock, Launched, LaunchedVolume, NewInstance};
+pub use launch::{InstanceLock, Launched, LaunchedVolume, NewInstance, Reservation};
 pub use register::ImportRequest;
 pub use time::iso8601;
 

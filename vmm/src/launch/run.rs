@@ -8,6 +8,7 @@ use kami_devices::virtio::block::{BlockConfig, BlockDevice};
 use kami_devices::virtio::device::VirtioDevice;
 use kami_devices::virtio::rng::Rng;
 use kami_image::id::InstanceId;
+use kami_image::instance::InstanceSettings;
 use kami_image::store::{
     InstanceLock, InstanceState, InstanceUpdate, Launched, LaunchedVolume, NewInstance, Store,
 };
@@ -66,6 +67,8 @@ impl Plan {
             cpus: self.cpus,
             memory_bytes: self.memory_bytes,
             remove_at_end: self.remove,
+            settings: InstanceSettings::default(),
+            reservation: None,
         })?;
         let instance = Undo {
             store,

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::id::VolumeId;
+use crate::instance::InstanceSettings;
 use crate::manifest::{Architecture, GIB};
 use crate::snapshot::Progress;
 
@@ -143,6 +144,8 @@ fn new_instance<'a>(image: &'a Image, name: Option<&str>, disks: &'a [Disk]) -> 
         cpus: 2,
         memory_bytes: GIB,
         remove_at_end: false,
+        settings: InstanceSettings::default(),
+        reservation: None,
     }
 }
 
