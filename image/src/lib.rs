@@ -14,6 +14,7 @@ pub mod fault;
 pub mod format;
 pub mod id;
 pub mod instance;
+pub mod instance_type;
 pub mod manifest;
 pub mod mapping;
 pub mod snapshot;
