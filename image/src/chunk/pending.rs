@@ -101,6 +101,7 @@ impl Drop for PendingFile {
             // The next sweep tries again.
             tracing::warn!(path = %name.display(), %error, "cannot delete an unfinished file");
         }
+        unlock(&self.file);
     }
 }
 
@@ -145,6 +146,13 @@ pub(crate) fn lock(file: &File) -> io::Result<bool> {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Lets go of the lock on `file`. Closing it is not enough: a process that was forked meanwhile has it
+/// open too until its exec, and an open file that several have open is locked for as long as one has.
+pub(crate) fn unlock(file: &File) {
+    // flock(2) names no reason that could apply to a file that is open.
+    let _ = rustix::fs::flock(file, FlockOperation::Unlock);
 }
 
 /// Whether `path` still names `file`: it may have been deleted or replaced since it was opened.
@@ -218,6 +226,22 @@ mod tests {
             assert!(lock(&File::open(&name).unwrap()).unwrap());
         }
         assert_eq!(names(folder.path()).len(), 2);
+    }
+
+    /// Between its fork and its exec a process has all files of its parent open. A test beside this
+    /// one that started a child made locks seem held that had been let go.
+    #[test]
+    fn lock_ends_though_a_forked_process_has_the_file_open() {
+        let folder = tempfile::tempdir().unwrap();
+        for (number, mut pending) in both_kinds(folder.path()).into_iter().enumerate() {
+            let name = folder.path().join(number.to_string());
+            let forked = pending.file().try_clone().unwrap();
+            pending.publish(name.clone()).unwrap();
+            pending.keep();
+            drop(pending);
+            assert!(lock(&File::open(&name).unwrap()).unwrap());
+            drop(forked);
+        }
     }
 
     #[test]

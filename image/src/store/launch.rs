@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use super::{Error, Instance, InstanceState, Store, create_private};
 use crate::account::Account;
 use crate::catalogue::NewVolume;
-use crate::chunk::pending::create_locked;
+use crate::chunk::pending::{create_locked, unlock};
 use crate::id::{InstanceId, VolumeId};
 use crate::instance::{EphemeralDisk, InstanceSettings};
 use crate::manifest::Image;
@@ -49,11 +49,17 @@ pub struct Reservation {
 }
 
 /// Says that the instance's process lives: dropped, or gone with the process, the instance counts
-/// as ended. Processes forked from this one hold it too.
+/// as ended.
 #[derive(Debug)]
 #[must_use = "dropping it says that the instance has ended"]
 pub struct InstanceLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for InstanceLock {
+    fn drop(&mut self) {
+        unlock(&self.file);
+    }
 }
 
 /// A launched instance, in the state `pending`.
@@ -206,7 +212,7 @@ fn create_folder(folder: &Path, undo: &mut Undo<'_>) -> Result<InstanceLock, Err
     let file = create_locked(&path)
         .and_then(|file| file.ok_or_else(taken))
         .map_err(Error::io("create", &path))?;
-    Ok(InstanceLock { _file: file })
+    Ok(InstanceLock { file })
 }
 
 /// The rule for the names of instances and kernels. A name that looks like an id could hide the

@@ -21,6 +21,7 @@ pub use plan::{
 };
 
 use crate::chunk;
+use crate::chunk::pending::unlock;
 use crate::id::{SnapshotId, VolumeId};
 use base::Base;
 use std::fs::File;
@@ -298,6 +299,12 @@ impl Volume {
                 size: self.size_bytes,
             }),
         }
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        self.files.iter().for_each(unlock);
     }
 }
 
