@@ -3,6 +3,7 @@
 pub mod arch;
 pub mod architecture;
 pub mod cli;
+pub mod config;
 pub mod console;
 pub mod console_log;
 pub mod control;

@@ -9,6 +9,7 @@ use kami_kernels::Unbootable;
 
 use crate::arch::host;
 use crate::architecture;
+use crate::config;
 use crate::doctor::checks::permission_help;
 use crate::exit::Exit;
 use crate::launch::{self, background};
@@ -38,6 +39,8 @@ pub enum Error {
     BackgroundStdio,
     #[error(transparent)]
     Instance(#[from] instance::Error),
+    #[error(transparent)]
+    Config(#[from] config::Error),
     #[error("cannot write the output")]
     Output(#[from] io::Error),
 }
@@ -57,6 +60,8 @@ impl Error {
             Self::Launch(launch::Error::Machine(error)) => of_machine(error),
             Self::Launch(launch::Error::Interrupted) => Exit::Interrupted,
             Self::BackgroundStdio => Exit::Usage,
+            Self::Config(config::Error::UnknownType { .. }) => Exit::NotFound,
+            Self::Config(_) => Exit::BadInput,
             Self::Launch(_) | Self::Background(_) | Self::Instance(_) | Self::Output(_) => {
                 Exit::Failed
             }

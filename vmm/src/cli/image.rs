@@ -6,12 +6,12 @@ use std::str::FromStr;
 
 use kami_image::id::SnapshotId;
 use kami_image::manifest::{Image, Manifest};
-use kami_image::store::{ImportRequest, Store};
+use kami_image::store::ImportRequest;
 use serde_json::json;
 
-use super::Error;
 use super::output::{Format, OutputArgs, print, print_json, table};
 use super::progress::Meter;
+use super::{Error, open_store};
 use crate::architecture;
 use crate::exit::Exit;
 
@@ -81,7 +81,7 @@ fn register(args: &RegisterArgs) -> Result<Exit, Error> {
         path: args.manifest.clone(),
         source,
     })?;
-    let store = Store::open(&Store::default_home())?;
+    let store = open_store()?;
     let mut progress = Meter::on_stderr()?;
     let image = store.register(manifest, &args.snapshots, &mut |what, p| {
         progress.show(what, p)
@@ -92,7 +92,7 @@ fn register(args: &RegisterArgs) -> Result<Exit, Error> {
 }
 
 fn import(args: ImportArgs) -> Result<Exit, Error> {
-    let store = Store::open(&Store::default_home())?;
+    let store = open_store()?;
     let request = ImportRequest {
         file: args.file,
         name: args.name,
@@ -107,7 +107,7 @@ fn import(args: ImportArgs) -> Result<Exit, Error> {
 }
 
 fn list(output: OutputArgs) -> Result<Exit, Error> {
-    let images = Store::open(&Store::default_home())?.images()?;
+    let images = open_store()?.images()?;
     match output.format {
         Format::Json => print_json(&json!({ "Images": images }))?,
         Format::Table => {
@@ -135,7 +135,7 @@ fn row(image: &Image) -> [String; 5] {
 
 /// JSON whatever the output: an image's members are too many for columns.
 fn show(args: &ShowArgs) -> Result<Exit, Error> {
-    let image = Store::open(&Store::default_home())?.image(&args.image)?;
+    let image = open_store()?.image(&args.image)?;
     print_json(&json!({ "Images": [image] }))?;
     Ok(Exit::Done)
 }

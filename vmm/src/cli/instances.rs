@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use kami_image::store::{self, Instance, Store, iso8601};
 use serde_json::{Value, json};
 
-use super::Error;
 use super::output::{Format, OutputArgs, print, print_json, table, tolerate_broken_pipe};
 use super::value::show_span;
+use super::{Error, open_store};
 use crate::architecture;
 use crate::console_log::Reader;
 use crate::control;
@@ -59,7 +59,7 @@ pub struct RmArgs {
 
 impl PsArgs {
     pub fn run(self) -> Result<Exit, Error> {
-        let store = Store::open(&Store::default_home())?;
+        let store = open_store()?;
         let mut instances = store.instances()?;
         instances.retain(|instance| self.all || instance.state.is_live());
         match self.output.format {
@@ -170,7 +170,7 @@ fn reason_code(exit_status: Option<u8>) -> &'static str {
 
 impl LogsArgs {
     pub fn run(self) -> Result<Exit, Error> {
-        let store = Store::open(&Store::default_home())?;
+        let store = open_store()?;
         let id = store.instance(&self.id)?.id;
         let mut log = Reader::open(&store.instance_folder(&id))?;
         let mut out = io::stdout().lock();
@@ -191,7 +191,7 @@ impl LogsArgs {
 
 impl StopArgs {
     pub fn run(self) -> Result<Exit, Error> {
-        let store = Store::open(&Store::default_home())?;
+        let store = open_store()?;
         let grace = Duration::from_secs(self.time.into());
         for instance in all(&store, &self.ids)? {
             instance::stop(&store, &instance, grace)?;
@@ -203,7 +203,7 @@ impl StopArgs {
 
 impl RmArgs {
     pub fn run(self) -> Result<Exit, Error> {
-        let store = Store::open(&Store::default_home())?;
+        let store = open_store()?;
         for instance in all(&store, &self.ids)? {
             if self.force {
                 instance::kill(&store, &instance)?;

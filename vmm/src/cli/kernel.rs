@@ -6,9 +6,9 @@ use kami_image::store::{KernelKind, KernelRecord, NewKernel, Store, iso8601};
 use kami_kernels::{Cache, FileKind};
 use serde_json::{Value, json};
 
-use super::Error;
 use super::output::{Format, OutputArgs, print, print_json, table};
 use super::value::show_size;
+use super::{Error, open_store};
 use crate::architecture;
 use crate::exit::Exit;
 
@@ -41,7 +41,7 @@ impl Command {
 }
 
 fn import(args: ImportArgs) -> Result<Exit, Error> {
-    let store = Store::open(&Store::default_home())?;
+    let store = open_store()?;
     let (kind, architecture) = kind_of(&store, &args.file)?;
     let kernel = NewKernel {
         kind,
@@ -69,7 +69,7 @@ fn kind_of(store: &Store, path: &Path) -> Result<(KernelKind, Option<architectur
 }
 
 fn list(output: OutputArgs) -> Result<Exit, Error> {
-    let kernels = Store::open(&Store::default_home())?.kernels()?;
+    let kernels = open_store()?.kernels()?;
     match output.format {
         Format::Json => {
             let images: Vec<_> = kernels.iter().map(as_image).collect();

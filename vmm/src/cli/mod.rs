@@ -18,6 +18,7 @@ use kami_image::store::Store;
 
 pub use error::{Error, chain};
 
+use crate::config;
 use crate::exit::Exit;
 
 /// Launch virtual machines from machine images.
@@ -55,6 +56,12 @@ enum Command {
     Doctor,
     /// Print the completions for a shell
     Completion(completion::Args),
+}
+
+/// Opens the user's store, as the account that the user acts as.
+fn open_store() -> Result<Store, Error> {
+    let account = config::account()?;
+    Ok(Store::open(&Store::default_home())?.with_account(account))
 }
 
 impl Cli {

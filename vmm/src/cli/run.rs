@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kami_image::account::Account;
 use kami_image::manifest::BlockDeviceMapping;
 use kami_image::mapping::SyntaxError;
 use kami_image::store::Store;
 
 use super::output::print;
-use super::value::{duration, size_bytes};
+use super::value::{duration, memory_bytes, size_bytes};
 use super::{Error, chain};
+use crate::config;
 use crate::exit::Exit;
 use crate::launch::background::{self, Started};
 use crate::launch::{self, Request};
@@ -88,20 +90,6 @@ fn after_long_help() -> String {
     )
 }
 
-fn memory_bytes(text: &str) -> Result<u64, String> {
-    const MIB: u64 = 1 << 20;
-    let bytes = size_bytes(text)?;
-    if bytes < MIB {
-        return Err(format!(
-            "'{text}' is less than a mebibyte; units are K, M, G, T"
-        ));
-    }
-    if bytes % MIB != 0 {
-        return Err(format!("'{text}' is not a whole number of mebibytes"));
-    }
-    Ok(bytes)
-}
-
 fn mapping(text: &str) -> Result<BlockDeviceMapping, String> {
     text.parse().map_err(|error: SyntaxError| chain(&error))
 }
@@ -123,16 +111,21 @@ impl Args {
         if self.background {
             background::leave_session()?;
         }
-        Ok(launch::launch(&Store::default_home(), self.into_request())?)
+        let account = config::account()?;
+        Ok(launch::launch(
+            &Store::default_home(),
+            self.into_request(account),
+        )?)
     }
 
-    fn into_request(self) -> Request {
+    fn into_request(self, account: Option<Account>) -> Request {
         let console = match self.console {
             Some(console) => console,
             None if self.detach => launch::Console::None,
             None => launch::Console::Stdio,
         };
         Request {
+            account,
             image: self.image,
             name: self.name,
             kernel: self.kernel,

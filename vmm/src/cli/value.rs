@@ -23,6 +23,37 @@ pub fn size_bytes(text: &str) -> Result<u64, String> {
     scaled(number, 1 << shift).ok_or_else(|| format!("'{text}' is not a size such as 512M or 1.5G"))
 }
 
+/// Reads the size of a guest's memory: a whole number of MiB, at least one.
+///
+/// # Errors
+/// A sentence that names what is wrong.
+pub fn memory_bytes(text: &str) -> Result<u64, String> {
+    const MIB: u64 = 1 << 20;
+    let bytes = size_bytes(text)?;
+    if bytes < MIB {
+        return Err(format!(
+            "'{text}' is less than a mebibyte; units are K, M, G, T"
+        ));
+    }
+    if bytes % MIB != 0 {
+        return Err(format!("'{text}' is not a whole number of mebibytes"));
+    }
+    Ok(bytes)
+}
+
+/// Reads the size of a disk: a whole number of its blocks of 4 KiB, at least one.
+///
+/// # Errors
+/// A sentence that names what is wrong.
+pub fn disk_bytes(text: &str) -> Result<u64, String> {
+    match size_bytes(text)? {
+        bytes if bytes > 0 && bytes % 4096 == 0 => Ok(bytes),
+        _ => Err(format!(
+            "'{text}' is not a multiple of 4 KiB; units are K, M, G, T"
+        )),
+    }
+}
+
 /// Reads a duration: numbers with the units `ms`, `s`, `m`, `h`, `d`, largest first or not, added
 /// up. A lone number counts seconds.
 ///

@@ -93,6 +93,7 @@ fn manifest() -> serde_json::Value {
 
 fn request(image: String, kernel: PathBuf) -> Request {
     Request {
+        account: None,
         image,
         name: None,
         kernel: Some(kernel),

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use kami_image::account::Account;
 use kami_image::manifest::BlockDeviceMapping;
 use kami_image::store::Store;
 
@@ -27,6 +28,8 @@ use crate::signals::{Signal, Signals};
 /// What `kami run` was asked for.
 #[derive(Debug)]
 pub struct Request {
+    /// As whom.
+    pub account: Option<Account>,
     /// An image's id, a unique start of one, or a name.
     pub image: String,
     pub name: Option<String>,
@@ -63,7 +66,7 @@ pub fn launch(home: &Path, request: Request) -> Result<Exit, Error> {
     // From here on a signal waits until there is nothing to undo, or for the guest's event loop.
     let signals = Signals::block().map_err(Error::io("wait for signals"))?;
     let groundwork = Ahead::begin();
-    let store = Store::open(home)?;
+    let store = Store::open(home)?.with_account(request.account);
     let plan = plan::resolve(&store, request)?;
     if let Some(Signal::End) = signals.next() {
         return Err(Error::Interrupted);
