@@ -4,7 +4,14 @@
 //! names it, say. A release build has none.
 
 /// Every fault point, in the order in which each command reaches its own.
-pub const POINTS: &[&str] = &["register.written", "register.committed"];
+pub const POINTS: &[&str] = &[
+    "register.written",
+    "register.committed",
+    "delete-snapshot.hidden",
+    "delete-snapshot.removed",
+    "delete-snapshot.unshared",
+    "delete-snapshot.freed",
+];
 
 /// Kills this process, as `kill -9` would, if the variable `KAMI_FAULT` names this point.
 #[cfg(debug_assertions)]

@@ -27,6 +27,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 pub use instances::{End, Instance, InstanceState};
 pub use kernels::{KernelFileId, KernelKind, KernelRecord};
+pub(crate) use snapshots::NewSnapshot;
 pub use snapshots::SnapshotRecord;
 pub use volumes::{NewVolume, VolumeRecord, VolumeState};
 

@@ -128,12 +128,14 @@ const VERSION_2: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX tags_by_key ON tags (key, value);
 
-    -- Deleted: hidden, and kept for the volumes that stand on it.
+    -- Deleted: hidden, and kept for the volumes that stand on it. Damaged: content of it is lost.
     ALTER TABLE snapshots ADD COLUMN owner TEXT NOT NULL DEFAULT '000000000000';
     ALTER TABLE snapshots ADD COLUMN volume TEXT;
     ALTER TABLE snapshots ADD COLUMN completed INTEGER;
     ALTER TABLE snapshots ADD COLUMN full_bytes INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE snapshots ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE snapshots ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX snapshots_deleted ON snapshots (id) WHERE deleted;
     UPDATE snapshots SET completed = created;
 
     -- Which segments a snapshot has chunks in. A segment is spare once a snapshot that needed it

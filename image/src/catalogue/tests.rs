@@ -1,4 +1,7 @@
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::account::Account;
 use crate::chunk::{ChunkIndex, ChunkPlace, Digest, StoredChunk};
 use crate::id::SnapshotId;
 
@@ -114,16 +117,41 @@ fn a_migration_that_fails_changes_nothing() {
     assert_eq!(schema::version(&connection).unwrap(), 0);
 }
 
+static NO_SEGMENTS: BTreeSet<u64> = BTreeSet::new();
+
+fn empty(id: SnapshotId) -> NewSnapshot<'static> {
+    NewSnapshot {
+        id,
+        owner: Account::NOBODY,
+        volume: None,
+        size_bytes: 1,
+        stored_bytes: 0,
+        full_bytes: 0,
+        description: "",
+        started: SystemTime::now(),
+        chunks: &[],
+        segments: &NO_SEGMENTS,
+    }
+}
+
+#[test]
+fn a_snapshot_of_content_that_was_deleted_is_refused() {
+    let (_home, catalogue) = new();
+    let segments = BTreeSet::from([7]);
+    let snapshot = NewSnapshot {
+        segments: &segments,
+        ..empty(SnapshotId::generate())
+    };
+    assert!(catalogue.add_snapshot(&snapshot).is_err());
+}
+
 #[test]
 fn an_undone_transaction_leaves_no_row() {
     let (_home, catalogue) = new();
     let id = SnapshotId::generate();
-    let snapshot = SnapshotRecord {
-        id,
+    let snapshot = NewSnapshot {
         size_bytes: 5,
-        stored_bytes: 0,
-        description: "",
-        chunks: &[],
+        ..empty(id)
     };
     let transaction = catalogue.transaction(Durability::Later).unwrap();
     catalogue.add_snapshot(&snapshot).unwrap();
@@ -142,12 +170,10 @@ fn the_first_to_store_a_chunk_is_the_one_to_share() {
         offset: 4096,
     });
     for place in places {
-        let snapshot = SnapshotRecord {
-            id: SnapshotId::generate(),
-            size_bytes: 1 << 20,
-            stored_bytes: 4096,
-            description: "",
+        let snapshot = NewSnapshot {
             chunks: &[StoredChunk { digest, place }],
+            segments: &BTreeSet::from([place.segment]),
+            ..empty(SnapshotId::generate())
         };
         catalogue.add_snapshot(&snapshot).unwrap();
         assert_eq!(catalogue.find(&digest).unwrap(), Some(places[0]));
@@ -163,13 +189,7 @@ fn a_long_log_is_shortened_when_there_is_time() {
     let len = || std::fs::metadata(catalogue.log_path()).map_or(0, |log| log.len());
     let mut rounds = 0;
     while len() <= WAL_BYTES {
-        let snapshot = SnapshotRecord {
-            id: SnapshotId::generate(),
-            size_bytes: 1,
-            stored_bytes: 0,
-            description: "",
-            chunks: &[],
-        };
+        let snapshot = empty(SnapshotId::generate());
         catalogue.tidy();
         catalogue.add_snapshot(&snapshot).unwrap();
         rounds += 1;

@@ -97,8 +97,8 @@ impl Error {
 
 /// Finds chunks that are stored already.
 ///
-/// What it finds must stay until the snapshot that came to share it is committed: the catalogue
-/// checks, in the transaction that names the snapshot, that the chunks it shares are still there.
+/// What it finds stays until the snapshot that came to share it is committed: whoever writes one
+/// holds the snapshots of the store meanwhile (`snapshot::Hold`).
 pub trait ChunkIndex {
     /// Where `digest` is stored, if it is.
     ///

@@ -1,12 +1,13 @@
 //! Segments: the large files that chunks lie in (`FORMAT.md` "Segment").
 //!
-//! Only the import that creates a segment writes to it; after its commit a segment is read-only, so
-//! a reader needs no lock and the page cache is shared by every volume of every instance.
+//! Only the import that creates a segment writes to it; after its commit a segment is read-only, but
+//! for holes punched where no snapshot has chunks any more. So a reader needs no lock and the page cache
+//! is shared by every volume of every instance.
 
 use super::header::{HEADER_BYTES, Header};
 use super::pending::{PendingFile, random_u64};
 use super::{CHUNK_BYTES, ChunkPlace, Error};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use std::fs::File;
 use std::num::NonZero;
 use std::ops::Range;
@@ -68,6 +69,58 @@ fn check_header(file: &File, path: &Path, id: u64) -> Result<(), Error> {
     }
     if header.u64(SLOT_BYTES) != CHUNK_BYTES {
         return Err(Error::corrupt(path, "its slots have another size"));
+    }
+    Ok(())
+}
+
+/// Slots of one segment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Slots(Vec<u64>);
+
+impl Slots {
+    /// Takes in the slot at `offset` of the file.
+    pub(crate) fn insert(&mut self, offset: u64) {
+        let slot = offset / CHUNK_BYTES;
+        let word = usize::try_from(slot / 64).unwrap_or(usize::MAX);
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        if let Some(word) = self.0.get_mut(word) {
+            *word |= 1 << (slot % 64);
+        }
+    }
+
+    pub(crate) fn contains(&self, offset: u64) -> bool {
+        let slot = offset / CHUNK_BYTES;
+        let word = usize::try_from(slot / 64)
+            .ok()
+            .and_then(|at| self.0.get(at));
+        word.is_some_and(|word| word & (1 << (slot % 64)) != 0)
+    }
+}
+
+/// Gives the file system back what the segment has outside the slots `used`.
+pub(crate) fn punch(folder: &Path, id: u64, used: &Slots) -> Result<(), Error> {
+    let path = path(folder, id);
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::open(&path, flags, Mode::empty())
+        .map(File::from)
+        .map_err(|source| Error::io("open", &path, source.into()))?;
+    check_header(&file, &path, id)?;
+    let failed = |source| Error::io("free space in", &path, source);
+    let len = file.metadata().map_err(failed)?.len();
+    let mut at = CHUNK_BYTES;
+    while at < len {
+        let start = at;
+        while at < len && !used.contains(at) {
+            at += CHUNK_BYTES;
+        }
+        if at > start {
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(&file, hole, start, at - start)
+                .map_err(|source| failed(source.into()))?;
+        }
+        at += CHUNK_BYTES;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::header::{HEADER_BYTES, Header, id_field};
 use super::{CHUNK_BYTES, ChunkPlace, Digest, Error, StoredChunk};
 use crate::id::SnapshotId;
 use rustix::fs::{Mode, OFlags, SeekFrom};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ pub(crate) fn id_of(name: &str) -> Option<SnapshotId> {
 }
 
 /// How many chunks a snapshot of `size_bytes` has.
-fn chunks_of(size_bytes: u64) -> u64 {
+pub(crate) fn chunks_of(size_bytes: u64) -> u64 {
     size_bytes.div_ceil(CHUNK_BYTES)
 }
 
@@ -128,20 +128,23 @@ impl Table {
         Ok(leaf.and_then(|leaf| leaf.get(within).copied().flatten()))
     }
 
+    /// Every chunk that is stored, in order.
+    pub(crate) fn entries(&self) -> Entries<'_> {
+        Entries {
+            table: self,
+            leaf: None,
+            next: 0,
+        }
+    }
+
     /// Calls `each` with every chunk that is stored, in order.
     pub(crate) fn each_chunk(
         &self,
         each: &mut dyn FnMut(u64, StoredChunk) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut next = 0;
-        while let Some(number) = self.next_leaf(next)? {
-            let leaf = self.read_leaf(number)?;
-            for (index, chunk) in (number * LEAF_ENTRIES..).zip(leaf.iter().flatten()) {
-                if let Some(chunk) = chunk {
-                    each(index, *chunk)?;
-                }
-            }
-            next = number + 1;
+        for entry in self.entries() {
+            let (index, chunk) = entry?;
+            each(index, chunk)?;
         }
         Ok(())
     }
@@ -210,6 +213,64 @@ impl Table {
     }
 }
 
+/// The stored chunks of a table with their indices, ascending; nothing follows an error.
+#[derive(Debug)]
+pub(crate) struct Entries<'a> {
+    table: &'a Table,
+    /// The leaf that `next` lies in, once it is read.
+    leaf: Option<Leaf>,
+    /// The first index that was not looked at.
+    next: u64,
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<(u64, StoredChunk), Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let Some(leaf) = &self.leaf else {
+                match self.read_leaf() {
+                    Ok(true) => continue,
+                    Ok(false) => return None,
+                    Err(error) => {
+                        self.next = u64::MAX;
+                        return Some(Err(error));
+                    }
+                }
+            };
+            let index = self.next;
+            let within = usize::try_from(index % LEAF_ENTRIES).unwrap_or(usize::MAX);
+            let chunk = leaf.get(within).copied().flatten();
+            self.next += 1;
+            if self.next.is_multiple_of(LEAF_ENTRIES) {
+                self.leaf = None;
+            }
+            if let Some(chunk) = chunk {
+                return Some(Ok((index, chunk)));
+            }
+        }
+    }
+}
+
+impl Entries<'_> {
+    /// Goes on to the next leaf with stored chunks, if there is one. `next` begins a leaf.
+    fn read_leaf(&mut self) -> Result<bool, Error> {
+        while self.next < chunks_of(self.table.size_bytes) {
+            let Some(number) = self.table.next_leaf(self.next / LEAF_ENTRIES)? else {
+                return Ok(false);
+            };
+            self.next = number * LEAF_ENTRIES;
+            self.leaf = self.table.read_leaf(number)?;
+            if self.leaf.is_some() {
+                return Ok(true);
+            }
+            // A leaf of zeroes that takes space.
+            self.next += LEAF_ENTRIES;
+        }
+        Ok(false)
+    }
+}
+
 fn table_bytes(size_bytes: u64) -> u64 {
     HEADER_BYTES + chunks_of(size_bytes).div_ceil(LEAF_ENTRIES) * LEAF_BYTES
 }
@@ -243,6 +304,13 @@ fn decode(entry: &[u8; ENTRY_LEN]) -> StoredChunk {
     }
 }
 
+/// What a table that was written names.
+#[derive(Debug)]
+pub(crate) struct Totals {
+    pub(crate) stored_chunks: u64,
+    pub(crate) segments: BTreeSet<u64>,
+}
+
 /// Writes a new table, index by index.
 #[derive(Debug)]
 pub(crate) struct TableWriter<'a> {
@@ -251,6 +319,7 @@ pub(crate) struct TableWriter<'a> {
     id_field: [u8; 24],
     size_bytes: u64,
     stored_chunks: u64,
+    segments: BTreeSet<u64>,
     content: blake3::Hasher,
     /// The leaf being filled and its number.
     leaf: (u64, Box<[u8; LEAF_LEN]>),
@@ -272,6 +341,7 @@ impl<'a> TableWriter<'a> {
             id_field: id_field(id),
             size_bytes,
             stored_chunks: 0,
+            segments: BTreeSet::new(),
             content: blake3::Hasher::new(),
             leaf: (0, Box::new([0; LEAF_LEN])),
         })
@@ -292,11 +362,12 @@ impl<'a> TableWriter<'a> {
         }
         self.content.update(&entry);
         self.stored_chunks += 1;
+        self.segments.insert(chunk.place.segment);
         Ok(())
     }
 
     /// Writes what is left, and the header last.
-    pub(crate) fn finish(mut self) -> Result<(), Error> {
+    pub(crate) fn finish(mut self) -> Result<Totals, Error> {
         self.write_leaf()?;
         Header::new(MAGIC, VERSION)
             .field(ID, &self.id_field)
@@ -304,7 +375,11 @@ impl<'a> TableWriter<'a> {
             .field(STORED_CHUNKS, &self.stored_chunks.to_le_bytes())
             .field(SLOT_BYTES, &CHUNK_BYTES.to_le_bytes())
             .field(CONTENT, self.content.finalize().as_bytes())
-            .write(self.file, &self.path)
+            .write(self.file, &self.path)?;
+        Ok(Totals {
+            stored_chunks: self.stored_chunks,
+            segments: self.segments,
+        })
     }
 
     fn write_leaf(&mut self) -> Result<(), Error> {

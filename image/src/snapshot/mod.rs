@@ -5,21 +5,25 @@
 //! catalogue commits in between. Which snapshots exist is the catalogue's knowledge, not this
 //! module's, and so is which segments they need.
 
+mod hold;
 mod store;
 mod sweep;
 mod verify;
 
+pub(crate) use hold::Hold;
 pub(crate) use sweep::sweep_folder;
 
 use crate::chunk::pending::{PendingFile, sync_folder};
-use crate::chunk::segment::{self, NewSegment, SegmentWriter};
-use crate::chunk::table::{self, TableWriter};
-use crate::chunk::{self, ChunkIndex, ChunkPlace, StoredChunk};
+use crate::chunk::segment::{self, NewSegment, SegmentWriter, Slots};
+use crate::chunk::table::{self, Table, TableWriter};
+use crate::chunk::{self, CHUNK_BYTES, ChunkIndex, ChunkPlace, StoredChunk};
 use crate::format::{self, Source};
 use crate::id::SnapshotId;
+use std::collections::BTreeSet;
 use std::num::NonZero;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// What goes wrong with snapshots.
 #[derive(Debug, thiserror::Error)]
@@ -61,9 +65,44 @@ pub type Report<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     pub phase: Phase,
-    /// Bytes of the disk while storing, bytes to read back while verifying.
+    /// Bytes of the disk, or of what changed, while storing; bytes to read back while verifying.
     pub done_bytes: u64,
     pub total_bytes: u64,
+}
+
+/// What a snapshot is written from. Threads read it at the same time.
+pub(crate) trait Disk: Sync {
+    fn size_bytes(&self) -> u64;
+
+    /// The first run of bytes from `offset` on that may hold something.
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>, Error>;
+
+    /// Reads the whole of `buffer`; what lies beyond the disk's end is zeroes.
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error>;
+
+    /// What there is to do, for the progress.
+    fn work_bytes(&self) -> u64 {
+        self.size_bytes()
+    }
+
+    /// How much of it is done after the `number`th chunk with data, which is at `index`.
+    fn done_bytes(&self, _number: u64, index: u64) -> u64 {
+        ((index + 1) * CHUNK_BYTES).min(self.size_bytes())
+    }
+}
+
+impl Disk for Source {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes()
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>, Error> {
+        Ok(self.next_data(offset)?)
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        Ok(self.read(offset, buffer)?)
+    }
 }
 
 /// The snapshot files of a store.
@@ -83,10 +122,18 @@ pub struct Written {
     pub size_bytes: u64,
     /// The bytes that it added to the store's segments: its new chunks without their zero pages.
     pub stored_bytes: u64,
+    /// When writing it began.
+    pub started: SystemTime,
+    /// All of its chunks, in bytes.
+    pub full_bytes: u64,
     /// The chunks that it added.
     pub chunks: Vec<StoredChunk>,
+    /// Every segment that its table names.
+    pub(crate) needs: BTreeSet<u64>,
     table: PendingFile,
     segments: Vec<NewSegment>,
+    /// What it shares stays as long as this.
+    _hold: Hold,
 }
 
 impl Written {
@@ -122,27 +169,77 @@ impl SnapshotFiles {
         index: &dyn ChunkIndex,
         progress: &mut Report<'_>,
     ) -> Result<Written, Error> {
+        self.write_on(id, None, source, index, progress)
+    }
+
+    /// As [`SnapshotFiles::write`], of a disk that says only where it differs from the snapshot
+    /// `base`, which is not larger and whose catalogue row stays meanwhile. Costs what has changed, and 64
+    /// bytes for each chunk of the base.
+    pub(crate) fn write_on(
+        &self,
+        id: &SnapshotId,
+        base: Option<&SnapshotId>,
+        source: &dyn Disk,
+        index: &dyn ChunkIndex,
+        progress: &mut Report<'_>,
+    ) -> Result<Written, Error> {
+        std::fs::create_dir_all(&self.segments)
+            .map_err(|source| chunk::Error::io("create", &self.segments, source))?;
+        let hold = self.hold()?;
+        let started = SystemTime::now();
         let create = |source| chunk::Error::io("create a table in", &self.snapshots, source);
-        for folder in [&self.snapshots, &self.segments] {
-            std::fs::create_dir_all(folder)
-                .map_err(|source| chunk::Error::io("create", folder, source))?;
-        }
         let table_file = PendingFile::create(&self.snapshots).map_err(create)?;
         let size_bytes = source.size_bytes();
         let table = TableWriter::new(table_file.file(), &self.snapshots, id, size_bytes)?;
         let segments = SegmentWriter::new(self.segments.clone(), self.max_slots);
+        let base = base
+            .map(|base| Table::open(&self.snapshots, base))
+            .transpose()?;
 
-        let stored = store::store(source, index, table, segments, progress)?;
+        let entries = base.as_ref().map(Table::entries);
+        let stored = store::store(source, entries, index, table, segments, progress)?;
         let mut written = Written {
             size_bytes,
             stored_bytes: stored.bytes,
+            started,
+            full_bytes: stored.totals.stored_chunks * CHUNK_BYTES,
             chunks: stored.chunks,
+            needs: stored.totals.segments,
             table: table_file,
             segments: stored.segments,
+            _hold: hold,
         };
         verify::verify(self, id, &written, progress)?;
         self.publish(id, &mut written)?;
         Ok(written)
+    }
+
+    /// Calls `each` with every place that the snapshot's table names.
+    pub(crate) fn each_place(
+        &self,
+        id: &SnapshotId,
+        each: &mut dyn FnMut(ChunkPlace),
+    ) -> Result<(), Error> {
+        let table = Table::open(&self.snapshots, id)?;
+        for entry in table.entries() {
+            each(entry?.1.place);
+        }
+        Ok(())
+    }
+
+    /// Deletes the table of a snapshot that nothing names; one that is missing is no error.
+    pub(crate) fn delete_table(&self, id: &SnapshotId) -> Result<(), Error> {
+        delete(&table::path(&self.snapshots, id))
+    }
+
+    /// As [`SnapshotFiles::delete_table`], of a segment.
+    pub(crate) fn delete_segment(&self, segment: u64) -> Result<(), Error> {
+        delete(&segment::path(&self.segments, segment))
+    }
+
+    /// Frees what the segment has outside the slots `used`.
+    pub(crate) fn punch_segment(&self, segment: u64, used: &Slots) -> Result<(), Error> {
+        Ok(segment::punch(&self.segments, segment, used)?)
     }
 
     /// Names the files, segments first, and makes the names durable.
@@ -163,6 +260,15 @@ impl SnapshotFiles {
 
     fn sync(&self, folder: &Path) -> Result<(), Error> {
         sync_folder(folder).map_err(|source| chunk::Error::io("sync", folder, source).into())
+    }
+}
+
+fn delete(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(chunk::Error::io("delete", path, source).into())
+        }
+        _ => Ok(()),
     }
 }
 

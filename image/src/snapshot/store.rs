@@ -1,16 +1,18 @@
-//! The import pipeline: two threads read and hash, the caller's thread decides and writes.
+//! The pipeline that writes a snapshot: two threads read and hash, the caller's thread decides and
+//! writes. What it reads is all of a disk, or what of a volume differs from an older snapshot,
+//! whose entries are taken over for the rest.
 //!
 //! The reading threads take chunks in order, each into a buffer of a small pool, so memory is bounded
 //! whatever the disk's size. The writer puts them back in order: chunks then lie in a segment as
 //! they do on the disk, which is how a booting guest reads them. The writer alone asks the
 //! index, which is the catalogue's connection and belongs to one thread.
 
-use super::{Error, Phase, Progress, Report};
+use super::{Disk, Error, Phase, Progress, Report};
 use crate::chunk::segment::{NewSegment, SegmentWriter};
-use crate::chunk::table::TableWriter;
+use crate::chunk::table::{Entries, TableWriter, Totals};
 use crate::chunk::{CHUNK_BYTES, CHUNK_LEN, ChunkIndex, Digest, StoredChunk, data_runs};
-use crate::format::{self, Source};
 use std::collections::{BTreeMap, HashMap};
+use std::iter::Peekable;
 use std::ops::{ControlFlow, Range};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
@@ -26,6 +28,7 @@ pub(super) struct Stored {
     pub(super) chunks: Vec<StoredChunk>,
     pub(super) bytes: u64,
     pub(super) segments: Vec<NewSegment>,
+    pub(super) totals: Totals,
 }
 
 /// A chunk that has been read.
@@ -39,9 +42,10 @@ struct ReadChunk {
     digest: Option<Digest>,
 }
 
-/// Reads all of `source` into `table` and `segments`.
+/// Reads all of `source` into `table` and `segments`. Where it has no data, `base` has the chunks.
 pub(super) fn store(
-    source: &Source,
+    source: &dyn Disk,
+    base: Option<Entries<'_>>,
     index: &dyn ChunkIndex,
     table: TableWriter<'_>,
     segments: SegmentWriter,
@@ -66,6 +70,7 @@ pub(super) fn store(
             let _ = to_reader.send(vec![0; CHUNK_LEN].into_boxed_slice());
         }
         let mut writer = Writer {
+            base: base.map(Iterator::peekable),
             index,
             table,
             segments,
@@ -73,7 +78,7 @@ pub(super) fn store(
             chunks: Vec::new(),
             bytes: 0,
         };
-        write_chunks(source.size_bytes(), &mut writer, &read, to_reader, progress)?;
+        write_chunks(source, &mut writer, &read, to_reader, progress)?;
         writer.finish()
     })
 }
@@ -90,7 +95,7 @@ struct Scan {
 
 impl Scan {
     /// The number and index of the next chunk that holds data.
-    fn take(&mut self, source: &Source) -> Result<Option<(u64, u64)>, format::Error> {
+    fn take(&mut self, source: &dyn Disk) -> Result<Option<(u64, u64)>, Error> {
         if self.next >= self.data.end {
             match source.next_data(self.next)? {
                 Some(data) => self.data = data,
@@ -112,10 +117,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Reads chunk by chunk until the disk, or the writer's interest, ends.
 fn read_chunks(
-    source: &Source,
+    source: &dyn Disk,
     scan: &Mutex<Scan>,
     free: &Mutex<Receiver<Buffer>>,
-    to_writer: &Sender<Result<ReadChunk, format::Error>>,
+    to_writer: &Sender<Result<ReadChunk, Error>>,
 ) {
     loop {
         // The buffer first: who has taken a chunk can always finish it, so nobody waits in a circle.
@@ -150,12 +155,13 @@ fn read_chunks(
 
 /// Writes what the readers send, in the order of the disk.
 fn write_chunks(
-    total_bytes: u64,
+    source: &dyn Disk,
     writer: &mut Writer<'_>,
-    read: &Receiver<Result<ReadChunk, format::Error>>,
+    read: &Receiver<Result<ReadChunk, Error>>,
     to_reader: Sender<Buffer>,
     progress: &mut Report<'_>,
 ) -> Result<(), Error> {
+    let total_bytes = source.work_bytes();
     let mut report = |done_bytes| {
         let answer = progress(Progress {
             phase: Phase::Store,
@@ -176,7 +182,7 @@ fn write_chunks(
         early.insert(chunk.number, chunk);
         while let Some(chunk) = early.remove(&next) {
             writer.write(&chunk)?;
-            report(((chunk.index + 1) * CHUNK_BYTES).min(total_bytes))?;
+            report(source.done_bytes(chunk.number, chunk.index))?;
             next += 1;
             // Fails when the readers have reached the end.
             let _ = to_reader.send(chunk.buffer);
@@ -187,6 +193,7 @@ fn write_chunks(
 
 /// Decides where each chunk lies, and writes the new ones.
 struct Writer<'a> {
+    base: Option<Peekable<Entries<'a>>>,
     index: &'a dyn ChunkIndex,
     table: TableWriter<'a>,
     segments: SegmentWriter,
@@ -198,6 +205,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn write(&mut self, read: &ReadChunk) -> Result<(), Error> {
+        self.take_over(read.index)?;
         let Some(digest) = read.digest else {
             return Ok(());
         };
@@ -223,9 +231,29 @@ impl Writer<'_> {
         Ok(chunk)
     }
 
-    fn finish(self) -> Result<Stored, Error> {
-        self.table.finish()?;
+    /// Enters what the base has before `index`, and passes over what it has there.
+    fn take_over(&mut self, index: u64) -> Result<(), Error> {
+        let Some(base) = &mut self.base else {
+            return Ok(());
+        };
+        let before = |entry: &Result<(u64, StoredChunk), _>| match entry {
+            Ok((at, _)) => *at <= index,
+            Err(_) => true,
+        };
+        while let Some(entry) = base.next_if(before) {
+            let (at, chunk) = entry?;
+            if at < index {
+                self.table.put(at, &chunk)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Stored, Error> {
+        self.take_over(u64::MAX)?;
+        let totals = self.table.finish()?;
         Ok(Stored {
+            totals,
             chunks: self.chunks,
             bytes: self.bytes,
             segments: self.segments.finish()?,

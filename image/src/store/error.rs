@@ -59,6 +59,16 @@ pub enum Error {
     #[error("a file is given for {snapshot}, which the store holds already")]
     SnapshotExists { snapshot: SnapshotId },
 
+    /// EC2: InvalidSnapshot.NotFound.
+    #[error("The snapshot '{reference}' does not exist.")]
+    SnapshotNotFound { reference: String },
+    /// EC2: InvalidSnapshot.InUse.
+    #[error("The snapshot {snapshot} is currently in use by {image}")]
+    SnapshotInUse {
+        snapshot: SnapshotId,
+        image: ImageId,
+    },
+
     #[error("The {kind} id '[{reference}]' does not exist")]
     KernelNotFound { kind: KernelKind, reference: String },
     #[error(
@@ -98,6 +108,7 @@ impl Error {
         match self {
             Self::ImageNotFound { .. }
             | Self::KernelNotFound { .. }
+            | Self::SnapshotNotFound { .. }
             | Self::InstanceNotFound { .. }
             | Self::VolumeNotFound { .. }
             | Self::Mapping(UnknownSnapshot { .. })
@@ -124,6 +135,12 @@ impl Error {
                 "give the snapshot its content with --snapshot {snapshot}=FILE"
             )),
             Self::ImageNotFound { .. } => Some("kami image ls lists the images".to_owned()),
+            Self::SnapshotNotFound { .. } => {
+                Some("kami snapshot ls lists the snapshots".to_owned())
+            }
+            Self::SnapshotInUse { image, .. } => {
+                Some(format!("kami image deregister {image} lets go of it"))
+            }
             Self::KernelNotFound { .. } => {
                 Some("kami kernel import FILE puts one into the store".to_owned())
             }

@@ -154,6 +154,7 @@ impl Store {
         {
             tracing::warn!(path = %folder.display(), %error, "cannot delete an instance's folder");
         }
+        self.release_snapshots();
         self.catalogue.tidy();
         Ok(())
     }

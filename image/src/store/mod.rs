@@ -18,7 +18,9 @@ mod error;
 mod instance;
 mod kernel;
 mod launch;
+mod reclaim;
 mod register;
+mod snapshot;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -37,7 +39,8 @@ use crate::snapshot::SnapshotFiles;
 use crate::volume::VolumeFiles;
 
 pub use crate::catalogue::{
-    Instance, InstanceState, KernelFileId, KernelKind, KernelRecord, VolumeRecord, VolumeState,
+    Instance, InstanceState, KernelFileId, KernelKind, KernelRecord, SnapshotRecord, VolumeRecord,
+    VolumeState,
 };
 pub use error::{Error, ErrorKind};
 pub use instance::InstanceUpdate;

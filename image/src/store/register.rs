@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use super::{Error, KernelFileId, KernelKind, Store, iso8601};
-use crate::catalogue::SnapshotRecord;
+use crate::catalogue::NewSnapshot;
 use crate::chunk::{ChunkIndex, ChunkPlace, Digest};
 use crate::fault;
 use crate::format::{self, Source};
@@ -178,12 +178,17 @@ impl Store {
             if self.catalogue.snapshot_size(id)?.is_some() {
                 return Err(Error::SnapshotExists { snapshot: *id });
             }
-            self.catalogue.add_snapshot(&SnapshotRecord {
+            self.catalogue.add_snapshot(&NewSnapshot {
                 id: *id,
+                owner: self.owner(),
+                volume: None,
                 size_bytes: written.size_bytes,
                 stored_bytes: written.stored_bytes,
+                full_bytes: written.full_bytes,
                 description: &format!("Created for {}", image.image_id),
+                started: written.started,
                 chunks: &written.chunks,
+                segments: &written.needs,
             })?;
         }
         self.catalogue.add_image(image)?;
@@ -191,8 +196,8 @@ impl Store {
     }
 }
 
-/// What is stored already: by the catalogue, and by the registration that is under way. Nothing
-/// deletes snapshots yet, so what is found here stays until the commit.
+/// What is stored already: by the catalogue, and by the registration that is under way, which
+/// holds what it finds until the commit.
 struct Index<'a> {
     store: &'a Store,
     new: HashMap<Digest, ChunkPlace>,

@@ -25,7 +25,7 @@ impl Store {
         self.end_killed()?;
         let doubt = Doubt::default();
         self.snapshots.sweep(
-            &|id| doubt.named(self.catalogue.snapshot_size(id).map(|size| size.is_some())),
+            &|id| doubt.named(self.catalogue.has_table(id)),
             &|segment| doubt.named(self.catalogue.has_segment(segment)),
         )?;
         self.volumes
@@ -37,6 +37,7 @@ impl Store {
         .map_err(snapshot::Error::Files)?;
         doubt.resolve()?;
         self.sweep_folders()?;
+        self.release_snapshots();
         self.catalogue.tidy();
         Ok(())
     }
