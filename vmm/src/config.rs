@@ -92,7 +92,7 @@ pub enum Error {
     },
     #[error("KAMI_ACCOUNT")]
     Account(#[from] InvalidAccount),
-    #[error("The instance type '{name}' does not exist.")]
+    #[error("Invalid value '{name}' for InstanceType.")]
     UnknownType { name: String },
 }
 

@@ -14,9 +14,9 @@ pub enum Exit {
     Failed,
     /// The command line was wrong.
     Usage,
-    /// A manifest, a disk file or a kernel was bad.
+    /// A manifest, a disk file, a kernel, the settings or a request's values were bad.
     BadInput,
-    /// An image, kernel, snapshot or instance that was named does not exist.
+    /// Something that was named does not exist.
     NotFound,
     /// The guest's kernel panicked.
     GuestPanicked,
@@ -77,8 +77,8 @@ impl Exit {
             Self::Done => "the guest powered off (other commands: done)",
             Self::Failed => "kami failed, before or beside the guest",
             Self::Usage => "the command line is wrong",
-            Self::BadInput => "a manifest, disk file or kernel is bad",
-            Self::NotFound => "no such image, kernel, snapshot or instance",
+            Self::BadInput => "a manifest, file, setting or value is bad",
+            Self::NotFound => "something that was named does not exist",
             Self::GuestPanicked => "the guest's kernel panicked",
             Self::TripleFault => "the guest ended by a triple fault",
             Self::KvmError => "KVM could not go on with the guest",

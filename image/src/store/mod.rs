@@ -14,6 +14,7 @@
 //!
 //! Deregistering images and deleting snapshots are left out for now.
 
+mod code;
 mod error;
 mod instance;
 mod kernel;

@@ -9,6 +9,7 @@ use kami_kernels::Unbootable;
 
 use crate::arch::host;
 use crate::architecture;
+use crate::cli::output::Paint;
 use crate::config;
 use crate::doctor::checks::permission_help;
 use crate::exit::Exit;
@@ -60,7 +61,6 @@ impl Error {
             Self::Launch(launch::Error::Machine(error)) => of_machine(error),
             Self::Launch(launch::Error::Interrupted) => Exit::Interrupted,
             Self::BackgroundStdio => Exit::Usage,
-            Self::Config(config::Error::UnknownType { .. }) => Exit::NotFound,
             Self::Config(_) => Exit::BadInput,
             Self::Launch(_) | Self::Background(_) | Self::Instance(_) | Self::Output(_) => {
                 Exit::Failed
@@ -82,11 +82,28 @@ impl Error {
         }
     }
 
-    /// Prints the error with all that caused it on one line, and the help on another.
+    /// EC2's code for the error, where EC2 has one.
+    pub fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Store(error) | Self::Launch(launch::Error::Store(error)) => error.code(),
+            Self::Config(config::Error::UnknownType { .. }) => Some("InvalidParameterValue"),
+            _ => None,
+        }
+    }
+
+    /// Prints the error with all that caused it and EC2's code on one line, and the help on another; in
+    /// colours, if standard error is a terminal.
     pub fn print(&self) {
-        eprintln!("kami: error: {}", chain(self));
+        let paint = Paint::of_stderr();
+        let code = self.code().map(|code| format!(" ({code})"));
+        eprintln!(
+            "kami: {} {}{}",
+            paint.error("error:"),
+            chain(self),
+            code.unwrap_or_default()
+        );
         if let Some(help) = self.help() {
-            eprintln!("help: {help}");
+            eprintln!("{} {help}", paint.help("help:"));
         }
     }
 }
@@ -187,6 +204,14 @@ mod tests {
         };
         let text = chain(&error);
         assert_eq!(text, "cannot register m.json: cannot read: disk full");
+    }
+
+    #[test]
+    fn errors_that_ec2_knows_have_its_code() {
+        let reference = "web".to_owned();
+        let unknown = Error::Store(store::Error::ImageNotFound { reference });
+        assert_eq!(unknown.code(), Some("InvalidAMIID.NotFound"));
+        assert_eq!(Error::BackgroundStdio.code(), None);
     }
 
     #[test]

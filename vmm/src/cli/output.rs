@@ -1,6 +1,6 @@
 //! What commands print: aligned columns for people, EC2's JSON shapes for programs.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
@@ -20,6 +20,41 @@ pub struct OutputArgs {
     /// How to print the listing
     #[arg(long = "output", value_name = "FORMAT", value_enum, default_value_t)]
     pub format: Format,
+}
+
+/// Colours, for those who see them.
+#[derive(Clone, Copy, Debug)]
+pub struct Paint {
+    is_on: bool,
+}
+
+impl Paint {
+    /// On where standard error is a terminal, unless `NO_COLOR` says anything (no-color.org) or the
+    /// terminal is a dumb one.
+    pub fn of_stderr() -> Self {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let is_dumb = set("TERM").is_none_or(|term| term == "dumb");
+        Self {
+            is_on: io::stderr().is_terminal() && set("NO_COLOR").is_none() && !is_dumb,
+        }
+    }
+
+    /// The word of an error: bold red.
+    pub fn error(self, text: &str) -> String {
+        self.with("1;31", text)
+    }
+
+    /// The word of what can be done: bold green.
+    pub fn help(self, text: &str) -> String {
+        self.with("1;32", text)
+    }
+
+    fn with(self, codes: &str, text: &str) -> String {
+        match self.is_on {
+            true => format!("\x1b[{codes}m{text}\x1b[0m"),
+            false => text.to_owned(),
+        }
+    }
 }
 
 /// Prints `text` to standard output. A reader that went away, as `head` does, is no error.
@@ -83,6 +118,13 @@ mod tests {
         ];
         let text = "ID      NAME   Z\na       long   x\nbcdef   é\n";
         assert_eq!(table(["ID", "NAME", "Z"], &rows), text);
+    }
+
+    #[test]
+    fn colours_are_for_terminals() {
+        let paint = |is_on| Paint { is_on }.error("error:");
+        assert_eq!(paint(true), "\x1b[1;31merror:\x1b[0m");
+        assert_eq!(paint(false), "error:");
     }
 
     #[test]

@@ -63,7 +63,7 @@ fn own_types_come_before_the_built_in_ones() {
     let error = config.instance_type("m5.huge").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "The instance type 'm5.huge' does not exist."
+        "Invalid value 'm5.huge' for InstanceType."
     );
 }
 

@@ -1,0 +1,56 @@
+//! EC2's error codes, for the mistakes that EC2 has a code for: what scripts tell errors apart by.
+//!
+//! Amazon EC2 API Reference, "Error codes". Failures of the host and rules of this software's own have none.
+
+use super::{Error, KernelKind};
+use crate::{manifest, mapping};
+
+impl Error {
+    /// EC2's code for the error, `InvalidAMIID.NotFound` say.
+    pub fn code(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Mapping(error) => error.code(),
+            Self::Invalid(error) => return error.code(),
+            Self::ImageNotFound { .. } => "InvalidAMIID.NotFound",
+            Self::ImageNameInUse { .. } => "InvalidAMIName.Duplicate",
+            Self::KernelNotFound { kind, .. } => match kind {
+                KernelKind::Kernel => "InvalidKernelId.NotFound",
+                KernelKind::Ramdisk => "InvalidRamdiskId.NotFound",
+            },
+            Self::VolumeNotFound { .. } => "InvalidVolume.NotFound",
+            Self::InstanceNotFound { .. } => "InvalidInstanceID.NotFound",
+            Self::InstanceRuns { .. } => "IncorrectInstanceState",
+            _ => return None,
+        })
+    }
+}
+
+impl manifest::Invalid {
+    /// EC2's code for the error.
+    pub fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Name { .. } => Some("InvalidAMIName.Malformed"),
+            Self::Description { .. } | Self::Architecture(_) => Some("InvalidParameterValue"),
+            Self::Paravirtual { .. } | Self::InstanceStore | Self::ImageType(_) => {
+                Some("UnsupportedOperation")
+            }
+            Self::RootUnmapped { .. } => Some("InvalidBlockDeviceMapping"),
+            Self::Mapping(error) => Some(error.code()),
+            _ => None,
+        }
+    }
+}
+
+impl mapping::Error {
+    /// EC2's code for the error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownSnapshot { .. } => "InvalidSnapshot.NotFound",
+            Self::NoSize { .. } | Self::IopsMissing { .. } => "MissingParameter",
+            Self::NotForType { .. } | Self::TooMuch { .. } => "InvalidParameterCombination",
+            Self::DeviceName { .. } | Self::SizeRange { .. } => "InvalidParameterValue",
+            Self::Encrypted { .. } => "UnsupportedOperation",
+            _ => "InvalidBlockDeviceMapping",
+        }
+    }
+}
