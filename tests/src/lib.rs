@@ -1,1 +1,3 @@
-//! Holds the end-to-end tests; see `tests/`.
+//! What the end-to-end tests and the benchmarks share; the tests are in `tests/`, the benchmarks in `benches/`.
+
+pub mod measure;

@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::{env, fs};
 
+use kami_tests::measure::median;
 use subject::Subject;
 
 /// What `scripts/bench` tells.
@@ -93,13 +94,6 @@ impl Options {
         }
         Ok(options)
     }
-}
-
-/// The middle value, the upper one of an even count.
-fn median<T: PartialOrd + Copy>(values: impl Iterator<Item = T>) -> T {
-    let mut values: Vec<T> = values.collect();
-    values.sort_by(|a, b| a.partial_cmp(b).expect("no measure is not a number"));
-    values[values.len() / 2]
 }
 
 fn table(rows: &[Row]) -> String {
