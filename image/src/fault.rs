@@ -11,6 +11,8 @@ pub const POINTS: &[&str] = &[
     "delete-snapshot.removed",
     "delete-snapshot.unshared",
     "delete-snapshot.freed",
+    "deregister.removed",
+    "deregister.committed",
 ];
 
 /// Kills this process, as `kill -9` would, if the variable `KAMI_FAULT` names this point.

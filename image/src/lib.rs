@@ -19,4 +19,5 @@ pub mod manifest;
 pub mod mapping;
 pub mod snapshot;
 pub mod store;
+pub mod time;
 pub mod volume;

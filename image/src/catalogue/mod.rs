@@ -13,6 +13,7 @@ mod instances;
 mod kernels;
 mod schema;
 mod snapshots;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod volumes;
@@ -25,6 +26,7 @@ use std::time::{Duration, SystemTime};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
+pub use images::ImageState;
 pub use instances::{End, Instance, InstanceState};
 pub use kernels::{KernelFileId, KernelKind, KernelRecord};
 pub(crate) use snapshots::NewSnapshot;

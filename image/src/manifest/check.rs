@@ -2,8 +2,8 @@
 //! software can boot at all. The mapping's own rules are in [`crate::mapping`].
 
 use super::{
-    Architecture, BlockDeviceMapping, GIB, Image, ImageType, Manifest, RootDeviceType,
-    SnapshotSizes, VirtualizationType,
+    Architecture, BlockDeviceMapping, GIB, Image, ImageType, InvalidTag, Manifest, RootDeviceType,
+    SnapshotSizes, VirtualizationType, check_tags,
 };
 use crate::mapping;
 
@@ -41,6 +41,8 @@ pub enum Invalid {
     RootUnmapped { device: String },
     #[error(transparent)]
     Mapping(#[from] mapping::Error),
+    #[error(transparent)]
+    Tag(#[from] InvalidTag),
 }
 
 /// Checks EC2's rule for image names.
@@ -55,6 +57,17 @@ pub fn name(name: &str) -> Result<(), Invalid> {
     Err(Invalid::Name {
         name: name.to_owned(),
     })
+}
+
+/// Checks EC2's rule for the descriptions of images.
+///
+/// # Errors
+/// [`Invalid::Description`]
+pub fn description(description: &str) -> Result<(), Invalid> {
+    match description.chars().count() {
+        ..=DESCRIPTION_LENGTH => Ok(()),
+        length => Err(Invalid::Description { length }),
+    }
 }
 
 impl Manifest {
@@ -109,11 +122,8 @@ impl Manifest {
 
 fn metadata(image: &Image, is_register_input: bool) -> Result<(), Invalid> {
     name(&image.name)?;
-    let description = image.description.as_deref().unwrap_or_default();
-    let length = description.chars().count();
-    if length > DESCRIPTION_LENGTH {
-        return Err(Invalid::Description { length });
-    }
+    description(image.description.as_deref().unwrap_or_default())?;
+    check_tags(&image.tags)?;
     if let Some(owner) = &image.owner_id
         && !(owner.len() == 12 && owner.bytes().all(|b| b.is_ascii_digit()))
     {

@@ -4,6 +4,7 @@
 //! members that something here checks or uses; every other member is kept as it came and shown
 //! again. Launch permissions are no member of an image and so not here.
 
+mod attributes;
 mod check;
 mod parse;
 #[cfg(test)]
@@ -16,7 +17,8 @@ use serde_json::{Map, Value};
 
 use crate::id::{ImageId, KernelId, RamdiskId, SnapshotId};
 
-pub use check::Invalid;
+pub use attributes::{InvalidTag, LaunchPermission, ProductCode, Tag, check_tags};
+pub use check::{Invalid, description as check_description};
 pub use parse::{MAX_BYTES, Manifest, ParseError, parse_mappings};
 
 /// A GiB, the unit of [`Ebs::volume_size`].
@@ -67,6 +69,28 @@ pub struct Image {
     pub root_device_name: String,
     #[serde(default)]
     pub block_device_mappings: Vec<BlockDeviceMapping>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub product_codes: Vec<ProductCode>,
+    /// What the image was copied from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_image_id: Option<String>,
+    /// What the image was created from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_instance_id: Option<String>,
+    /// `v2.0`, or nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imds_support: Option<String>,
+    /// ISO 8601, UTC: from then on other accounts' listings leave the image out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deprecation_time: Option<String>,
+    /// `enabled`, `enabled-with-cooldown`, `disabled`, or `disabled after` a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deregistration_protection: Option<String>,
+    /// ISO 8601, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_launched_time: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Tag>,
     /// The members that this version does not know.
     #[serde(flatten)]
     pub other: Map<String, Value>,

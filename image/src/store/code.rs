@@ -12,6 +12,11 @@ impl Error {
             Self::Mapping(error) => error.code(),
             Self::Invalid(error) => return error.code(),
             Self::ImageNotFound { .. } => "InvalidAMIID.NotFound",
+            Self::ImageIdMalformed { .. } => "InvalidAMIID.Malformed",
+            Self::ImageUnavailable { .. } => "InvalidAMIID.Unavailable",
+            Self::NotAuthorized { .. } => "AuthFailure",
+            Self::ImageProtected { .. } => "OperationNotPermitted",
+            Self::Tag(error) => error.code(),
             Self::ImageNameInUse { .. } => "InvalidAMIName.Duplicate",
             Self::KernelNotFound { kind, .. } => match kind {
                 KernelKind::Kernel => "InvalidKernelId.NotFound",
@@ -36,7 +41,18 @@ impl manifest::Invalid {
             }
             Self::RootUnmapped { .. } => Some("InvalidBlockDeviceMapping"),
             Self::Mapping(error) => Some(error.code()),
+            Self::Tag(error) => Some(error.code()),
             _ => None,
+        }
+    }
+}
+
+impl manifest::InvalidTag {
+    /// EC2's code for the error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::TooMany { .. } => "TagLimitExceeded",
+            _ => "InvalidParameterValue",
         }
     }
 }

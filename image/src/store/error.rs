@@ -43,6 +43,16 @@ pub enum Error {
 
     #[error("The image id '[{reference}]' does not exist")]
     ImageNotFound { reference: String },
+    #[error("Invalid id: {text:?} (expecting \"ami-...\")")]
+    ImageIdMalformed { text: String },
+    #[error("The image id '[{image}]' is no longer available")]
+    ImageUnavailable { image: ImageId },
+    #[error("The image '{image}' is protected against deregistration")]
+    ImageProtected { image: ImageId },
+    #[error("Not authorized for images: [{image}]")]
+    NotAuthorized { image: ImageId },
+    #[error(transparent)]
+    Tag(#[from] manifest::InvalidTag),
     #[error("{reference:?} is more than one {what}")]
     Ambiguous {
         what: &'static str,
@@ -120,6 +130,8 @@ impl Error {
             | Self::Snapshot(snapshot::Error::Source(_))
             | Self::SnapshotUnnamed { .. }
             | Self::SnapshotTwice { .. }
+            | Self::ImageIdMalformed { .. }
+            | Self::Tag(_)
             | Self::Name { .. } => ErrorKind::Input,
             _ => ErrorKind::Other,
         }
@@ -141,6 +153,9 @@ impl Error {
             Self::SnapshotInUse { image, .. } => {
                 Some(format!("kami image deregister {image} lets go of it"))
             }
+            Self::ImageProtected { image } => Some(format!(
+                "kami image unprotect {image} takes the protection away, after a cooldown if it has one"
+            )),
             Self::KernelNotFound { .. } => {
                 Some("kami kernel import FILE puts one into the store".to_owned())
             }

@@ -105,6 +105,7 @@ impl Store {
         if let Some(name) = &new.name {
             self.check_name_unused(name)?;
         }
+        self.note_launch(&instance.image_id)?;
         self.catalogue.add_instance(&instance)?;
         let folder = self.instance_folder(&instance.id);
         let lock = create_folder(&folder, &mut undo)?;

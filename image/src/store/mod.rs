@@ -12,10 +12,13 @@
 //! kernels/       kernels and RAM disks
 //! ```
 //!
-//! Deregistering images and deleting snapshots are left out for now.
+//! Deleting snapshots is left out for now.
 
 mod code;
 mod error;
+mod image;
+mod image_attributes;
+mod image_removal;
 mod instance;
 mod kernel;
 mod launch;
@@ -23,9 +26,9 @@ mod reclaim;
 mod register;
 mod snapshot;
 mod sweep;
+mod tags;
 #[cfg(test)]
 mod tests;
-mod time;
 mod volume;
 
 use std::collections::BTreeSet;
@@ -33,7 +36,7 @@ use std::path::{Path, PathBuf};
 
 use crate::account::Account;
 use crate::catalogue::{self, Catalogue};
-use crate::id::{ImageId, InstanceId, SnapshotId};
+use crate::id::{InstanceId, SnapshotId};
 use crate::manifest::{BlockDeviceMapping, Image, SnapshotSizes};
 use crate::mapping::{self, Disk, Ephemeral};
 use crate::snapshot::SnapshotFiles;
@@ -43,12 +46,14 @@ pub use crate::catalogue::{
     Instance, InstanceState, KernelFileId, KernelKind, KernelRecord, SnapshotRecord, VolumeRecord,
     VolumeState,
 };
+pub use crate::time::iso8601;
 pub use error::{Error, ErrorKind};
+pub use image_attributes::ImageChange;
 pub use instance::InstanceUpdate;
 pub use kernel::NewKernel;
 pub use launch::{InstanceLock, Launched, LaunchedVolume, NewInstance, Reservation};
 pub use register::ImportRequest;
-pub use time::iso8601;
+pub use tags::TagToRemove;
 
 /// An open store. For one thread; others open their own.
 #[derive(Debug)]
@@ -112,40 +117,6 @@ impl Store {
     /// The store's folder, as an absolute path.
     pub fn home(&self) -> &Path {
         &self.home
-    }
-
-    /// Every image, by name.
-    ///
-    /// # Errors
-    /// [`Error::Catalogue`]
-    pub fn images(&self) -> Result<Vec<Image>, Error> {
-        Ok(self.catalogue.images()?)
-    }
-
-    /// The image of that id, name, or unique beginning of an id (with or without `ami-`).
-    ///
-    /// # Errors
-    /// [`Error::ImageNotFound`], [`Error::Ambiguous`], [`Error::Catalogue`]
-    pub fn image(&self, reference: &str) -> Result<Image, Error> {
-        let not_found = || Error::ImageNotFound {
-            reference: reference.to_owned(),
-        };
-        if let Ok(id) = reference.parse::<ImageId>() {
-            return self.catalogue.image(&id)?.ok_or_else(not_found);
-        }
-        let mut named = self.catalogue.images_named(reference)?;
-        if named.len() > 1 {
-            return Err(ambiguous("image", reference));
-        }
-        if let Some(image) = named.pop() {
-            return Ok(image);
-        }
-        let prefix = id_prefix(reference, ImageId::PREFIX).ok_or_else(not_found)?;
-        match *self.catalogue.image_ids_from(&prefix)? {
-            [] => Err(not_found()),
-            [id] => self.catalogue.image(&id)?.ok_or_else(not_found),
-            _ => Err(ambiguous("image", reference)),
-        }
     }
 
     /// The sizes of those of `snapshots` that the store holds.

@@ -11,20 +11,20 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use serde::Deserialize;
+use serde_json::Value;
+
 use super::{Error, KernelFileId, KernelKind, Store, iso8601};
-use crate::catalogue::NewSnapshot;
+use crate::catalogue::{ImageState, NewSnapshot};
 use crate::chunk::{ChunkIndex, ChunkPlace, Digest};
 use crate::fault;
 use crate::format::{self, Source};
 use crate::id::{ImageId, SnapshotId};
 use crate::manifest::{
-    Architecture, BlockDeviceMapping, Ebs, Image, ImageType, Manifest, RootDeviceType,
+    Architecture, BlockDeviceMapping, Ebs, Image, ImageType, Manifest, RootDeviceType, Tag,
     VirtualizationType,
 };
 use crate::snapshot::{self, Progress, Written};
-
-/// The owner of images whose manifest names none.
-const LOCAL_OWNER: &str = "000000000000";
 
 /// A disk file to make an image of.
 #[derive(Clone, Debug)]
@@ -33,6 +33,7 @@ pub struct ImportRequest {
     pub name: String,
     pub architecture: Architecture,
     pub description: Option<String>,
+    pub tags: Vec<Tag>,
 }
 
 impl Store {
@@ -46,17 +47,18 @@ impl Store {
     /// be written. Nothing is registered then, and nothing left.
     pub fn register(
         &self,
-        manifest: Manifest,
+        mut manifest: Manifest,
         files: &[(SnapshotId, PathBuf)],
         progress: &mut dyn FnMut(&str, Progress) -> ControlFlow<()>,
     ) -> Result<Image, Error> {
+        self.give_defaults(&mut manifest.image);
         manifest.check()?;
         self.check_unused(&manifest.image)?;
         self.check_kernels(&manifest.image)?;
         let mut sources = self.open_sources(&manifest.image, files)?;
         let mut sizes = self.snapshot_sizes(&manifest.image.snapshots())?;
         sizes.extend(sources.iter().map(|(id, from)| (*id, from.size_bytes())));
-        let image = with_defaults(manifest.complete(&sizes)?);
+        let image = manifest.complete(&sizes)?;
 
         if let Err(error) = self.sweep() {
             tracing::warn!(%error, "cannot delete what a killed process has left");
@@ -90,6 +92,24 @@ impl Store {
         self.register(manifest, &files, progress)
     }
 
+    /// What EC2 shows of every registered image. It belongs to the caller; one who acts as the owner
+    /// of everything leaves the owner to the manifest. Nobody else may launch it yet.
+    fn give_defaults(&self, image: &mut Image) {
+        image.state = Some(ImageState::Available.as_str().to_owned());
+        match (&image.owner_id, self.account()) {
+            (Some(_), None) => {}
+            _ => image.owner_id = Some(self.owner().to_string()),
+        }
+        image
+            .creation_date
+            .get_or_insert_with(|| iso8601(SystemTime::now()));
+        image.public = false;
+        image.last_launched_time = None;
+        image
+            .tags
+            .extend(requested_tags(image.other.remove("TagSpecifications")));
+    }
+
     /// Refuses an id or a name that another image has.
     fn check_unused(&self, image: &Image) -> Result<(), Error> {
         if self.catalogue.image(&image.image_id)?.is_some() {
@@ -97,7 +117,7 @@ impl Store {
                 image: image.image_id,
             });
         }
-        let owner = image.owner_id.as_deref().unwrap_or(LOCAL_OWNER);
+        let owner = image.owner_id.as_deref().unwrap_or_default();
         match self.catalogue.image_of_name(owner, &image.name)? {
             Some(holder) => Err(Error::ImageNameInUse {
                 name: image.name.clone(),
@@ -212,14 +232,23 @@ impl ChunkIndex for Index<'_> {
     }
 }
 
-/// What EC2 shows of every registered image.
-fn with_defaults(mut image: Image) -> Image {
-    image.state = Some("available".to_owned());
-    image.owner_id.get_or_insert_with(|| LOCAL_OWNER.to_owned());
-    image
-        .creation_date
-        .get_or_insert_with(|| iso8601(SystemTime::now()));
-    image
+/// The tags that a `register-image` input asks for.
+fn requested_tags(specifications: Option<Value>) -> Vec<Tag> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Specification {
+        resource_type: String,
+        #[serde(default)]
+        tags: Vec<Tag>,
+    }
+    let specifications: Vec<Specification> = specifications
+        .and_then(|value| serde_json::from_value(value).ok())
+        .unwrap_or_default();
+    specifications
+        .into_iter()
+        .filter(|specification| specification.resource_type == "image")
+        .flat_map(|specification| specification.tags)
+        .collect()
 }
 
 fn imported_image(request: &ImportRequest, snapshot: SnapshotId) -> Image {
@@ -248,6 +277,14 @@ fn imported_image(request: &ImportRequest, snapshot: SnapshotId) -> Image {
             }),
             ..BlockDeviceMapping::default()
         }],
+        product_codes: Vec::new(),
+        source_image_id: None,
+        source_instance_id: None,
+        imds_support: None,
+        deprecation_time: None,
+        deregistration_protection: None,
+        last_launched_time: None,
+        tags: request.tags.clone(),
         other: serde_json::Map::new(),
     }
 }

@@ -102,6 +102,7 @@ fn import(store: &Store, disk: &Path, name: &str) -> Result<Image> {
         name: name.to_owned(),
         architecture: Architecture::X86_64,
         description: None,
+        tags: Vec::new(),
     };
     Ok(store.import(&request, &mut |_, _| ControlFlow::Continue(()))?)
 }

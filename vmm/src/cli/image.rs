@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use kami_image::id::SnapshotId;
-use kami_image::manifest::{Image, Manifest};
+use kami_image::manifest::{Image, Manifest, Tag};
 use kami_image::store::ImportRequest;
 use serde_json::json;
 
@@ -57,6 +57,10 @@ pub struct ImportArgs {
     /// What the image is
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
+
+    /// Give the image a tag
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    tags: Vec<Tag>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -98,6 +102,7 @@ fn import(args: ImportArgs) -> Result<Exit, Error> {
         name: args.name,
         architecture: args.arch,
         description: args.description,
+        tags: args.tags,
     };
     let mut progress = Meter::on_stderr()?;
     let image = store.import(&request, &mut |what, p| progress.show(what, p))?;

@@ -42,7 +42,7 @@ pub struct Plan {
 /// The request cannot be met, by this store or by this host.
 pub fn resolve(store: &Store, request: Request) -> Result<Plan, Error> {
     memory::check_size(request.memory_bytes)?;
-    let image = store.image(&request.image)?;
+    let image = store.launchable_image(&request.image)?;
     check_image(&image)?;
     let overrides = &request.block_devices;
     let ephemeral = Ephemeral {

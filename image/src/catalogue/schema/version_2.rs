@@ -12,11 +12,20 @@ use crate::id::SnapshotId;
 
 pub(super) fn fill(connection: &Connection, home: &Path) -> rusqlite::Result<()> {
     fill_snapshots(connection, &home.join("snapshots"))?;
+    // Whatever a manifest said, no image has been made public yet.
     connection.execute_batch(
-        "UPDATE images SET
+        "INSERT OR REPLACE INTO tags (resource, key, value)
+            SELECT images.id, document ->> (fullkey || '.Key'),
+                coalesce(document ->> (fullkey || '.Value'), '')
+            FROM images, json_each(document, '$.Tags')
+            WHERE document ->> (fullkey || '.Key') IS NOT NULL;
+         UPDATE images SET
             architecture = coalesce(document ->> 'Architecture', ''),
             state = coalesce(document ->> 'State', 'available'),
-            created = coalesce(unixepoch(document ->> 'CreationDate') * 1000, 0);",
+            created = coalesce(unixepoch(document ->> 'CreationDate') * 1000, 0),
+            deprecated = unixepoch(document ->> 'DeprecationTime') * 1000,
+            document = json_set(json_remove(document, '$.Tags', '$.LastLaunchedTime'),
+                '$.Public', json('false'));",
     )
 }
 
@@ -76,7 +85,8 @@ mod tests {
         INSERT INTO segments VALUES (-7);
         INSERT INTO snapshots VALUES ('snap-1', 5, 4096, 17, 'old');
         INSERT INTO images VALUES ('ami-1', '000000000000', 'old',
-            '{"ImageId":"ami-1","Architecture":"arm64","CreationDate":"2026-01-02T03:04:05.000Z"}');
+            '{"ImageId":"ami-1","Architecture":"arm64","CreationDate":"2026-01-02T03:04:05.000Z",
+             "Public":true,"Tags":[{"Key":"env","Value":"test"},{"Key":"bare"},"bad"]}');
         INSERT INTO image_snapshots VALUES ('ami-1', 'snap-1');
         INSERT INTO instances VALUES ('i-1', NULL, 'ami-1', 'old', 'stopped', NULL, 0, 17, 18, 1,
             1048576, NULL, 0);
@@ -117,6 +127,16 @@ mod tests {
         assert_eq!(
             rows("SELECT architecture || ' ' || state || ' ' || created AS row FROM images"),
             "arm64 available 1767323045000"
+        );
+        assert_eq!(
+            rows(
+                "SELECT (document ->> 'Public') || (document ->> 'Tags' IS NULL) AS row FROM images"
+            ),
+            "01"
+        );
+        assert_eq!(
+            rows("SELECT resource || ' ' || key || '=' || value AS row FROM tags ORDER BY key"),
+            "ami-1 bare=; ami-1 env=test"
         );
         assert_eq!(
             rows("SELECT reservation || settings AS row FROM instances"),

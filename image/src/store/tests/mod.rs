@@ -1,9 +1,11 @@
 mod child;
+mod images;
 mod instance;
 mod kernel;
 mod launch;
 mod register;
 mod sweep;
+mod tags;
 
 use std::fs::File;
 use std::ops::ControlFlow;
@@ -133,6 +135,7 @@ fn request(file: &Path, name: &str) -> ImportRequest {
         name: name.to_owned(),
         architecture: Architecture::X86_64,
         description: None,
+        tags: Vec::new(),
     }
 }
 
@@ -226,21 +229,17 @@ fn images_are_found_by_id_name_and_unique_beginning() {
     if differ > 4 {
         assert!(matches!(find(&id[..differ]), Err(Error::Ambiguous { .. })));
     }
-    for reference in [
-        "",
-        "ami-",
-        "debian",
-        "AMI-0",
-        "ami-xyz",
-        "%",
-        "ami-0123456789abcdef01",
-    ] {
+    for reference in ["", "debian", "AMI-0", "%", "ami-0123456789abcdef01"] {
         let error = find(reference).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("The image id '[{reference}]' does not exist")
         );
         assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+    for text in ["ami-", "ami-xyz"] {
+        let expected = format!("Invalid id: {text:?} (expecting \"ami-...\")");
+        assert_eq!(find(text).unwrap_err().to_string(), expected);
     }
 }
 
