@@ -9,6 +9,7 @@ use crate::account::Account;
 use crate::id::{InstanceId, SnapshotId, VolumeId};
 use crate::manifest::{VolumeType, words};
 use crate::mapping::{Disk, DiskKind};
+use crate::volume::Standing;
 
 words! {
     /// EC2's states of a volume that lasts: creating and deleting one are single steps here.
@@ -60,6 +61,15 @@ pub struct VolumeRecord {
 }
 
 impl VolumeRecord {
+    /// What opening its files asks for.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            size_bytes: self.size_bytes,
+            base: self.base,
+            layer: self.layer,
+        }
+    }
+
     pub fn state(&self) -> VolumeState {
         match self.instance {
             Some(_) => VolumeState::InUse,

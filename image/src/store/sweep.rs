@@ -11,7 +11,7 @@ use std::io;
 
 use super::{Error, KernelFileId, Store};
 use crate::catalogue;
-use crate::id::InstanceId;
+use crate::id::{InstanceId, VolumeId};
 use crate::snapshot::{self, sweep_folder};
 
 impl Store {
@@ -29,7 +29,7 @@ impl Store {
             &|segment| doubt.named(self.catalogue.has_segment(segment)),
         )?;
         self.volumes
-            .sweep(&|id| doubt.named(self.is_launched(|| self.catalogue.has_volume(id))))?;
+            .sweep(&|id| doubt.lowest_layer(self.lowest_layer(id)))?;
         sweep_folder(&self.kernels_folder(), &|name| {
             let id: KernelFileId = name.parse().ok()?;
             Some(doubt.named(self.catalogue.has_kernel(&id)))
@@ -71,6 +71,14 @@ impl Store {
         Ok(())
     }
 
+    /// The lowest layer of a volume that has a row, once the launches that are under way have ended.
+    fn lowest_layer(&self, id: &VolumeId) -> Result<Option<u32>, catalogue::Error> {
+        if !self.is_launched(|| self.catalogue.has_volume(id))? {
+            return Ok(None);
+        }
+        Ok(self.catalogue.volume(id)?.map(|volume| volume.layer))
+    }
+
     /// Whether `has_row`, once the launches that are under way have ended.
     fn is_launched(
         &self,
@@ -93,6 +101,14 @@ impl Doubt {
         answer.unwrap_or_else(|error| {
             self.0.set(Some(self.0.take().unwrap_or(error)));
             true
+        })
+    }
+
+    /// The lowest layer of a volume: of one that cannot be looked up, none is too low.
+    fn lowest_layer(&self, answer: Result<Option<u32>, catalogue::Error>) -> Option<u32> {
+        answer.unwrap_or_else(|error| {
+            self.named(Err(error));
+            Some(0)
         })
     }
 

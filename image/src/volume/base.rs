@@ -1,14 +1,12 @@
-//! What a volume with a snapshot stands on: the bitmap, the snapshot's table and its segments.
+//! What the lowest layer of a volume stands on: the snapshot's table and its segments.
 
-use super::bitmap::Bitmap;
-use super::plan::{BLOCK_BYTES, BitmapPage, Extent, FileIndex, Place};
-use super::{Error, add};
+use super::Error;
+use super::plan::{Extent, FileIndex, Place};
+use super::stack::Files;
 use crate::chunk::segment::Segment;
 use crate::chunk::table::Table;
 use crate::chunk::{self, CHUNK_BYTES, ChunkPlace};
 use std::collections::HashMap;
-use std::fs::File;
-use std::ops::Range;
 use std::path::PathBuf;
 
 /// Segment files that one volume opens, at most. An import makes one for each TiB of new
@@ -17,8 +15,6 @@ pub(super) const MAX_SEGMENTS: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Base {
-    bitmap: Bitmap,
-    bitmap_file: FileIndex,
     table: Table,
     /// The folder of the segments.
     folder: PathBuf,
@@ -34,54 +30,18 @@ struct OpenSegment {
 }
 
 impl Base {
-    pub(super) fn new(
-        bitmap: Bitmap,
-        bitmap_file: FileIndex,
-        table: Table,
-        folder: PathBuf,
-    ) -> Self {
+    pub(super) fn new(table: Table, folder: PathBuf) -> Self {
         Self {
-            bitmap,
-            bitmap_file,
             table,
             folder,
             segments: HashMap::new(),
         }
     }
 
-    /// Whether the overlay holds the first of `bytes`, and where the run of bytes of which the same
-    /// is true ends. The range is not empty.
-    pub(super) fn run(&mut self, files: &[File], bytes: Range<u64>) -> Result<(bool, u64), Error> {
-        let blocks = bytes.start / BLOCK_BYTES..bytes.end.div_ceil(BLOCK_BYTES);
-        let (held, end) = self.bitmap.run(file(files, self.bitmap_file), blocks)?;
-        Ok((held, (end * BLOCK_BYTES).min(bytes.end)))
-    }
-
-    /// Whether the overlay holds the first, the last and all of `blocks`, which are not none.
-    pub(super) fn held(
-        &mut self,
-        files: &[File],
-        blocks: Range<u64>,
-    ) -> Result<(bool, bool, bool), Error> {
-        let file = file(files, self.bitmap_file);
-        let (first, mut at) = self.bitmap.run(file, blocks.clone())?;
-        let (mut last, mut all) = (first, first);
-        while at < blocks.end {
-            (last, at) = self.bitmap.run(file, at..blocks.end)?;
-            all &= last;
-        }
-        Ok((first, last, all))
-    }
-
-    /// Has the overlay hold `blocks`, which [`Base::held`] was asked about.
-    pub(super) fn hold(&mut self, blocks: Range<u64>) {
-        self.bitmap.set(blocks);
-    }
-
     /// Where the snapshot has the bytes from `offset` on: at most `len` of them, and some.
     pub(super) fn extent(
         &mut self,
-        files: &mut Vec<File>,
+        files: &mut Files,
         offset: u64,
         len: u64,
     ) -> Result<Extent, Error> {
@@ -101,20 +61,13 @@ impl Base {
         Ok(Extent { len, place })
     }
 
-    pub(super) fn begin_flush(&mut self) -> (FileIndex, Vec<BitmapPage>) {
-        (self.bitmap_file, self.bitmap.begin_flush())
-    }
-
-    pub(super) fn end_flush(&mut self, synced: bool) {
-        self.bitmap.end_flush(synced);
-    }
-
-    pub(super) fn trim(&mut self) {
-        self.bitmap.trim();
+    /// The files that this has opened.
+    pub(super) fn into_files(self) -> impl Iterator<Item = FileIndex> {
+        self.segments.into_values().map(|segment| segment.file)
     }
 
     /// The open file of the segment that holds `place`.
-    fn segment(&mut self, files: &mut Vec<File>, place: ChunkPlace) -> Result<FileIndex, Error> {
+    fn segment(&mut self, files: &mut Files, place: ChunkPlace) -> Result<FileIndex, Error> {
         let open = match self.segments.get(&place.segment) {
             Some(open) => open,
             None => {
@@ -123,7 +76,7 @@ impl Base {
                 }
                 let segment = Segment::open(&self.folder, place.segment)?;
                 let (file, len) = segment.into_file();
-                let file = add(files, file);
+                let file = files.add(file);
                 self.segments
                     .entry(place.segment)
                     .or_insert(OpenSegment { file, len })
@@ -140,12 +93,4 @@ impl Base {
         }
         Ok(open.file)
     }
-}
-
-#[expect(
-    clippy::indexing_slicing,
-    reason = "indices are made by the volume and files are never removed"
-)]
-fn file(files: &[File], index: FileIndex) -> &File {
-    &files[index.0 as usize]
 }

@@ -4,10 +4,11 @@
 //! a flush, after the data it vouches for. Memory follows what is touched: a page of all zeroes
 //! or all ones takes none, and pages that are on disk are dropped when many have gathered.
 
-use super::plan::{BLOCK_BYTES, BitmapPage};
+use super::plan::{BLOCK_BYTES, BitmapPage, FileIndex};
 use crate::chunk::header::{HEADER_BYTES, Header, id_field};
 use crate::chunk::{self, Error};
 use crate::id::{SnapshotId, VolumeId};
+use rustix::fs::SeekFrom;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
@@ -20,6 +21,7 @@ const VERSION: u32 = 1;
 const VOLUME_ID: usize = 0;
 const SNAPSHOT_ID: usize = 24;
 const GRANULE: usize = 48;
+const LAYER: usize = 56;
 
 const PAGE_LEN: usize = 4096;
 const PAGE_BYTES: u64 = 4096;
@@ -53,11 +55,22 @@ enum Bits {
     Some(Box<[u8; PAGE_LEN]>),
 }
 
-pub(super) fn header(volume: &VolumeId, snapshot: &SnapshotId) -> Header {
+/// What the bitmap of layer `layer` of a volume begins with. The lowest layer that a volume began
+/// with names the snapshot that it stands on; what is below the others changes in their life.
+pub(super) fn header(volume: &VolumeId, layer: u32, snapshot: Option<&SnapshotId>) -> Header {
     Header::new(MAGIC, VERSION)
         .field(VOLUME_ID, &id_field(volume))
-        .field(SNAPSHOT_ID, &id_field(snapshot))
+        .field(SNAPSHOT_ID, &snapshot.map_or([0; 24], id_field))
         .field(GRANULE, &BLOCK_BYTES.to_le_bytes())
+        .field(LAYER, &u64::from(layer).to_le_bytes())
+}
+
+/// Whether no header was ever written to `file`. A flush syncs the header before it writes any page, so
+/// such a bitmap vouches for nothing: a power cut came before the first flush.
+pub(super) fn is_unwritten(file: &File, path: &Path) -> Result<bool, Error> {
+    let mut page = [0; PAGE_LEN];
+    read(file, 0, &mut page).map_err(|source| Error::io("read", path, source))?;
+    Ok(page == [0; PAGE_LEN])
 }
 
 impl Bitmap {
@@ -70,24 +83,33 @@ impl Bitmap {
         }
     }
 
-    /// The bitmap of `volume` in `file`, which must stand on `snapshot`.
+    /// The bitmap in `file`, whose header must be [`header`] of the same.
     pub(super) fn open(
         file: &File,
         path: &Path,
         volume: &VolumeId,
-        snapshot: &SnapshotId,
+        layer: u32,
+        snapshot: Option<&SnapshotId>,
     ) -> Result<Self, Error> {
         let header = Header::read(file, path, MAGIC, VERSION)?;
         if header.bytes(VOLUME_ID) != id_field(volume) {
             return Err(Error::corrupt(path, "its header names another volume"));
         }
-        if header.bytes(SNAPSHOT_ID) != id_field(snapshot) {
+        if header.u64(LAYER) != u64::from(layer) {
+            return Err(Error::corrupt(path, "its header names another layer"));
+        }
+        if header.bytes(SNAPSHOT_ID) != snapshot.map_or([0; 24], id_field) {
             return Err(Error::corrupt(path, "its header names another snapshot"));
         }
         if header.u64(GRANULE) != BLOCK_BYTES {
             return Err(Error::corrupt(path, "its blocks have another size"));
         }
         Ok(Self::new(path))
+    }
+
+    /// The error of one that [`is_unwritten`] but may not be.
+    pub(super) fn unwritten(&self) -> Error {
+        Error::corrupt(&self.path, "its header is missing")
     }
 
     /// Whether the overlay holds the first block of `blocks`, and where the run of blocks of
@@ -126,8 +148,8 @@ impl Bitmap {
         }
     }
 
-    /// The pages that changed since the last flush.
-    pub(super) fn begin_flush(&mut self) -> Vec<BitmapPage> {
+    /// The pages that changed since the last flush, to be written to `file`.
+    pub(super) fn begin_flush(&mut self, file: FileIndex) -> Vec<BitmapPage> {
         let all: Arc<[u8; PAGE_LEN]> = Arc::new([0xff; PAGE_LEN]);
         let dirty = self.pages.iter_mut().filter(|(_, page)| page.dirty);
         dirty
@@ -135,6 +157,7 @@ impl Bitmap {
                 page.dirty = false;
                 page.flushing = true;
                 BitmapPage {
+                    file,
                     offset: page_offset(*number),
                     bytes: match &page.bits {
                         Bits::None => Arc::new([0; PAGE_LEN]),
@@ -162,6 +185,13 @@ impl Bitmap {
         }
     }
 
+    /// The first page from `number` on that `file` has anything of.
+    pub(super) fn next_page(&self, file: &File, number: u64) -> Result<Option<u64>, Error> {
+        let data = next_data(file, page_offset(number))
+            .map_err(|source| Error::io("search", &self.path, source))?;
+        Ok(data.map(|data| data.saturating_sub(HEADER_BYTES) / PAGE_BYTES))
+    }
+
     fn page(&mut self, file: &File, number: u64) -> Result<&mut Page, Error> {
         use std::collections::btree_map::Entry;
         match self.pages.entry(number) {
@@ -184,8 +214,23 @@ fn page_offset(number: u64) -> u64 {
     HEADER_BYTES + number * PAGE_BYTES
 }
 
+/// The first byte from `offset` on that is in no hole of `file`.
+pub(super) fn next_data(file: &File, offset: u64) -> std::io::Result<Option<u64>> {
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => Ok(Some(data.max(offset))),
+        // lseek(2): no data from there on.
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The first byte from `offset` on that is in a hole of `file`; its end is one.
+pub(super) fn next_hole(file: &File, offset: u64) -> std::io::Result<u64> {
+    Ok(rustix::fs::seek(file, SeekFrom::Hole(offset))?.max(offset + 1))
+}
+
 /// Reads what the file has; the bitmap ends where the last page that was written does.
-fn read(file: &File, mut offset: u64, mut buffer: &mut [u8]) -> std::io::Result<()> {
+pub(super) fn read(file: &File, mut offset: u64, mut buffer: &mut [u8]) -> std::io::Result<()> {
     while !buffer.is_empty() {
         match file.read_at(buffer, offset) {
             Ok(0) => break,
@@ -293,7 +338,7 @@ mod tests {
                     model[usize::try_from(block).unwrap()] = true;
                 }
             }
-            for page in bitmap.begin_flush() {
+            for page in bitmap.begin_flush(FileIndex(0)) {
                 file.write_all_at(&page.bytes[..], page.offset).unwrap();
             }
             let mut reopened = Bitmap::new(Path::new("bitmap"));
@@ -317,15 +362,15 @@ mod tests {
             bitmap.set(block..block + 1);
         };
         hold(&mut bitmap, 1);
-        assert_eq!(bitmap.begin_flush().len(), 1);
+        assert_eq!(bitmap.begin_flush(FileIndex(0)).len(), 1);
         hold(&mut bitmap, 2);
         hold(&mut bitmap, PAGE_BLOCKS);
         bitmap.end_flush(false);
-        let pages = bitmap.begin_flush();
+        let pages = bitmap.begin_flush(FileIndex(0));
         assert_eq!(pages.len(), 2);
         assert_eq!(pages[0].bytes[0], 0b110);
         bitmap.end_flush(true);
-        assert!(bitmap.begin_flush().is_empty());
+        assert!(bitmap.begin_flush(FileIndex(0)).is_empty());
     }
 
     #[test]

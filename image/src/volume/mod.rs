@@ -4,29 +4,46 @@
 //! It moves no data itself and never sees guest memory: the block device takes the extents and
 //! plans from here and does the I/O. One thread owns a volume, so nothing here locks.
 //!
-//! A volume without a snapshot is its overlay, byte for byte. One with a snapshot reads a block from
-//! the overlay where the bitmap says that the overlay holds it, else from the snapshot's
-//! chunks. A block not held may contain anything in the overlay, such as what a crash left of
+//! A volume consists of layers, most often of one. Each has an overlay and, where there is anything
+//! below it, a bitmap of the blocks that the overlay holds; below the lowest is the snapshot, or
+//! zeroes. A block not held may contain anything in the overlay, such as what a crash left of
 //! writes that were never flushed: nothing reads it, and the first write covers all of it.
+//!
+//! Writes go to the top layer. [`Volume::freeze`] puts a new one on top, so that those below stay
+//! as they are while a snapshot is made of them, and [`Volume::rebase`] puts that snapshot in their
+//! place.
 
 mod base;
 mod bitmap;
 mod files;
+mod frozen;
+mod layer;
+mod names;
 mod plan;
+mod stack;
 
-pub use files::VolumeFiles;
+pub use files::{Standing, VolumeFiles};
+pub use frozen::Frozen;
 pub use plan::{
     BLOCK_BYTES, BeginWrite, BitmapPage, Extent, FileIndex, Fill, FlushPlan, OVERLAY, Place,
     WritePlan,
 };
 
 use crate::chunk;
-use crate::chunk::pending::unlock;
 use crate::id::{SnapshotId, VolumeId};
-use base::Base;
+use files::Home;
+use layer::Layer;
+use stack::{Files, Stack};
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+
+/// Layers of a volume, at most. More than two come of snapshots that failed, again and again.
+pub const MAX_LAYERS: usize = 64;
+
+/// The highest number of a layer.
+const MAX_NUMBER: u32 = u32::MAX - 2;
 
 /// What goes wrong with a volume.
 #[derive(Debug, thiserror::Error)]
@@ -60,61 +77,78 @@ pub enum Error {
     },
     #[error("the snapshot lies in more than {} segment files", base::MAX_SEGMENTS)]
     TooManySegments,
+    #[error("volume {id} has {MAX_LAYERS} layers already")]
+    TooManyLayers { id: VolumeId },
+    #[error("volume {id} has no layer {layer} above others")]
+    NoSuchLayer { id: VolumeId, layer: u32 },
+    /// [`Volume::freeze`] and [`Volume::rebase`] have all writes end first.
+    #[error("volume {id} is being written")]
+    Busy { id: VolumeId },
+    #[error("a volume outside a store has no layers")]
+    NoStore,
+    #[error("cannot read chunk {index} of the frozen volume")]
+    ReadChunk {
+        index: u64,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot find the data of the frozen volume's overlay")]
+    Search {
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot sync volume {id}")]
+    Sync {
+        id: VolumeId,
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// A disk of `size_bytes` bytes.
 #[derive(Debug)]
 pub struct Volume {
     size_bytes: u64,
-    /// By [`FileIndex`]. Files are added, never removed.
-    files: Vec<File>,
-    /// The overlay: each file holds this many bytes of the volume, the last one the rest.
-    parts: Vec<Part>,
-    part_bytes: u64,
-    base: Option<Base>,
-    /// What the first flush syncs.
+    stack: Stack,
+    /// Where new layers are made; none of a volume outside a store.
+    home: Option<Home>,
+    /// What the next flush syncs first: the files that say that the volume and its layers exist.
     once: Vec<FileIndex>,
-    /// The blocks of unfinished writes that the overlay lacks some of.
+    /// Writes that have begun and not ended.
+    writes: usize,
+    /// The blocks of those of them that the overlay lacks some of.
     in_flight: Vec<Range<u64>>,
-}
-
-/// A file of the overlay.
-#[derive(Debug)]
-struct Part {
-    file: FileIndex,
-    /// Whether it was written since a flush began.
-    written: bool,
 }
 
 impl Volume {
     /// A volume without a snapshot: every byte lives in `overlay`, at its own offset.
     pub fn plain(overlay: File, size_bytes: u64) -> Self {
-        Self::new(vec![overlay], size_bytes, u64::MAX)
+        let mut files = Files::default();
+        let file = files.add(overlay);
+        let layer = Layer::new(0, [file], (u64::MAX, size_bytes));
+        Self::new(files, vec![layer], size_bytes)
     }
 
-    fn new(overlays: Vec<File>, size_bytes: u64, part_bytes: u64) -> Self {
-        let mut volume = Self {
+    fn new(files: Files, layers: Vec<Layer>, size_bytes: u64) -> Self {
+        Self {
             size_bytes,
-            files: Vec::with_capacity(overlays.len() + 4),
-            parts: Vec::with_capacity(overlays.len()),
-            part_bytes,
-            base: None,
+            stack: Stack {
+                files,
+                layers,
+                base: None,
+            },
+            home: None,
             once: Vec::new(),
+            writes: 0,
             in_flight: Vec::new(),
-        };
-        for file in overlays {
-            let file = add(&mut volume.files, file);
-            let written = false;
-            volume.parts.push(Part { file, written });
         }
-        volume
     }
 
     /// Has the first flush make these files and folders durable too, in this order: the catalogue
     /// that names the volume commits without a sync, so that launching waits for no disk.
     pub fn sync_before_first_flush(&mut self, files: Vec<File>) {
         for file in files {
-            let index = add(&mut self.files, file);
+            let index = self.stack.files.add(file);
             self.once.push(index);
         }
     }
@@ -124,45 +158,19 @@ impl Volume {
     }
 
     /// The open file behind an index that an extent or a plan of this volume named.
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "indices are made here and files are never removed"
-    )]
     pub fn file(&self, index: FileIndex) -> BorrowedFd<'_> {
-        self.files[index.0 as usize].as_fd()
+        self.stack.files.file(index).as_fd()
     }
 
-    /// Appends to `out` where the `len` bytes from `offset` on live, in order.
+    /// Appends to `out` where the `len` bytes from `offset` on live, in order. A file that ends before
+    /// an extent does goes on with zeroes.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`]; [`Error::Files`] where the bitmap, the snapshot's table or a segment
+    /// [`Error::OutOfRange`]; [`Error::Files`] where a bitmap, the snapshot's table or a segment
     /// cannot be read or is damaged; [`Error::TooManySegments`].
     pub fn map_read(&mut self, offset: u64, len: u64, out: &mut Vec<Extent>) -> Result<(), Error> {
         let end = self.check(offset, len)?;
-        // What earlier calls appended is not extended.
-        let first = out.len();
-        let mut at = offset;
-        while at < end {
-            let (part, within, part_end) = self.part(at);
-            let end = end.min(part_end);
-            let run = match &mut self.base {
-                None => (true, end),
-                Some(base) => base.run(&self.files, at..end)?,
-            };
-            let (held, run_end) = run;
-            let extent = match &mut self.base {
-                Some(base) if !held => base.extent(&mut self.files, at, run_end - at)?,
-                _ => Extent {
-                    len: run_end - at,
-                    place: Place::File {
-                        file: part,
-                        offset: within,
-                    },
-                },
-            };
-            at += extent.len;
-            append(out, first, extent);
-        }
+        self.stack.map(offset..end, out)?;
         self.trim();
         Ok(())
     }
@@ -174,8 +182,14 @@ impl Volume {
     /// As [`Volume::map_read`].
     pub fn begin_write(&mut self, offset: u64, len: u64) -> Result<BeginWrite, Error> {
         let end = self.check(offset, len)?;
-        let (file, within, part_end) = self.part(offset);
-        let end = end.min(part_end);
+        let Some(top) = self.stack.layers.last_mut() else {
+            return Err(Error::NoStore);
+        };
+        let number = top.number;
+        // A range that ends at the volume's end and is empty has no place of its own.
+        let spot = top.spot(offset);
+        let (file, within) = spot.map_or((OVERLAY, 0), |spot| (spot.file, spot.offset));
+        let end = end.min(spot.map_or(end, |spot| spot.end));
         let mut plan = WritePlan {
             file,
             offset: within,
@@ -183,12 +197,15 @@ impl Volume {
             fills: [None, None],
             blocks: None,
         };
-        let Some(base) = self.base.as_mut().filter(|_| len > 0) else {
+        if len == 0 || !top.has_bitmap() {
+            top.touch();
+            self.writes += 1;
             return Ok(BeginWrite::Ready(plan));
-        };
+        }
         let blocks = offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
-        let (first_held, last_held, all_held) = base.held(&self.files, blocks.clone())?;
+        let (first_held, last_held, all_held) = top.held(&self.stack.files, blocks.clone())?;
         if all_held {
+            self.writes += 1;
             return Ok(BeginWrite::Ready(plan));
         }
         let overlaps = |it: &Range<u64>| it.start < blocks.end && blocks.start < it.end;
@@ -205,14 +222,18 @@ impl Volume {
             if held || range.is_empty() {
                 continue;
             }
-            // A part of a block lies in one chunk, so in one place.
+            // A part of a block lies in one layer or in one chunk, so in one place.
             let len = range.end - range.start;
             *fill = Some(Fill {
-                from: base.extent(&mut self.files, range.start, len)?.place,
+                from: self.stack.locate(range.clone(), number)?.place,
                 to_offset: within + range.start - offset,
                 len,
             });
         }
+        if let Some(top) = self.stack.layers.last_mut() {
+            top.touch();
+        }
+        self.writes += 1;
         self.in_flight.push(blocks.clone());
         plan.blocks = Some(blocks);
         Ok(BeginWrite::Ready(plan))
@@ -221,18 +242,18 @@ impl Volume {
     /// Ends the write of `plan`: when `written`, its blocks are read from the overlay from now on,
     /// and the next flush makes that durable.
     pub fn end_write(&mut self, plan: WritePlan, written: bool) {
-        // Of a write that failed some bytes may have been written, to blocks held before.
-        if let Some(part) = self.parts.iter_mut().find(|part| part.file == plan.file) {
-            part.written = true;
-        }
-        let Some(blocks) = plan.blocks else {
-            return;
-        };
-        if let Some(position) = self.in_flight.iter().position(|it| *it == blocks) {
+        self.writes = self.writes.saturating_sub(1);
+        if let Some(blocks) = &plan.blocks
+            && let Some(position) = self.in_flight.iter().position(|it| it == blocks)
+        {
             self.in_flight.swap_remove(position);
         }
-        if let Some(base) = self.base.as_mut().filter(|_| written) {
-            base.hold(blocks);
+        if let Some(top) = self.stack.layers.last_mut() {
+            // Of a write that failed some bytes may have been written, to blocks held before.
+            top.wrote(plan.file);
+            if let Some(blocks) = plan.blocks.filter(|_| written) {
+                top.hold(blocks);
+            }
         }
         self.trim();
     }
@@ -240,52 +261,134 @@ impl Volume {
     /// Says what must happen before the writes that have ended by now are durable.
     /// One flush at a time: end it before the next begins.
     pub fn begin_flush(&mut self) -> FlushPlan {
-        let mut data = Vec::new();
-        for part in self.parts.iter_mut().filter(|part| part.written) {
-            part.written = false;
-            data.push(part.file);
-        }
-        let (bitmap, pages) = match &mut self.base {
-            Some(base) => base.begin_flush(),
-            None => (OVERLAY, Vec::new()),
-        };
-        FlushPlan {
+        let mut plan = FlushPlan {
             once: std::mem::take(&mut self.once),
-            data,
-            bitmap,
-            pages,
+            data: Vec::new(),
+            pages: Vec::new(),
+            bitmaps: Vec::new(),
+        };
+        for layer in &mut self.stack.layers {
+            layer.begin_flush(&mut plan);
         }
+        plan
     }
 
     /// Ends the flush of `plan`; what was not `synced` is tried again by the next one.
-    pub fn end_flush(&mut self, plan: FlushPlan, synced: bool) {
-        if let Some(base) = &mut self.base {
-            base.end_flush(synced);
+    pub fn end_flush(&mut self, mut plan: FlushPlan, synced: bool) {
+        for layer in &mut self.stack.layers {
+            layer.end_flush(&plan, synced);
         }
         if !synced {
+            // A layer may have been begun meanwhile.
+            plan.once.append(&mut self.once);
             self.once = plan.once;
-            for part in &mut self.parts {
-                part.written |= plan.data.contains(&part.file);
-            }
         }
     }
 
-    /// The overlay file of the byte at `offset`, that byte's offset in it, and where in the volume
-    /// the file's bytes end.
-    fn part(&self, offset: u64) -> (FileIndex, u64, u64) {
-        let number = offset / self.part_bytes;
-        let part = usize::try_from(number)
-            .ok()
-            .and_then(|it| self.parts.get(it));
-        // A range that ends at the volume's end and is empty has no part of its own.
-        let file = part.map_or(OVERLAY, |part| part.file);
-        let start = number * self.part_bytes;
-        (file, offset - start, start.saturating_add(self.part_bytes))
+    /// Flushes, waiting for the disk: for a volume that no device drives.
+    ///
+    /// # Errors
+    /// [`Error::Sync`]
+    pub fn sync(&mut self) -> Result<(), Error> {
+        let plan = self.begin_flush();
+        let files = &self.stack.files;
+        let carry_out = || {
+            plan.once
+                .iter()
+                .try_for_each(|it| files.file(*it).sync_all())?;
+            plan.data
+                .iter()
+                .try_for_each(|it| files.file(*it).sync_data())?;
+            for page in &plan.pages {
+                let file = files.file(page.file);
+                file.write_all_at(&page.bytes[..], page.offset)?;
+            }
+            plan.bitmaps
+                .iter()
+                .try_for_each(|it| files.file(*it).sync_data())
+        };
+        let result = carry_out();
+        self.end_flush(plan, result.is_ok());
+        result.map_err(|source| match &self.home {
+            Some(home) => Error::Sync {
+                id: home.id,
+                source,
+            },
+            None => Error::NoStore,
+        })
+    }
+
+    /// Has later writes go to a new layer on top, and returns its number: what lies below it stays
+    /// as it is. Where nothing was written since the last time, the top layer is still that one.
+    /// Syncs nothing; the new layer's files are durable, and what was written before is in the
+    /// files that [`VolumeFiles::frozen`] reads, after the next flush.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while a write has not ended; [`Error::TooManyLayers`]; [`Error::NoStore`];
+    /// [`Error::Files`] where the layer's files cannot be made. All is as before then.
+    pub fn freeze(&mut self) -> Result<u32, Error> {
+        let (Some(home), Some(top)) = (&self.home, self.stack.layers.last()) else {
+            return Err(Error::NoStore);
+        };
+        if self.writes > 0 {
+            return Err(Error::Busy { id: home.id });
+        }
+        let is_lowest = self.stack.layers.len() == 1;
+        if top.is_fresh() && !is_lowest {
+            return Ok(top.number);
+        }
+        if self.stack.layers.len() >= MAX_LAYERS || top.number >= MAX_NUMBER {
+            return Err(Error::TooManyLayers { id: home.id });
+        }
+        let number = top.number + 1;
+        let layer = home.begin_layer(number, self.size_bytes, &mut self.stack.files)?;
+        self.once.extend(layer.files());
+        self.once.push(home.folder);
+        self.stack.layers.push(layer);
+        Ok(number)
+    }
+
+    /// Has the volume stand on `snapshot` instead of the layers below `layer`, whose content it must
+    /// be. Closes the files of those, so nothing may be under way on the volume, a flush
+    /// included. Where the lowest layer is that one already, nothing happens.
+    ///
+    /// # Errors
+    /// [`Error::Busy`]; [`Error::NoSuchLayer`]; [`Error::NoStore`]; [`Error::BelowSnapshot`] and
+    /// [`Error::Files`] where the snapshot's table does not fit or cannot be opened. All is as
+    /// before then.
+    pub fn rebase(&mut self, snapshot: &SnapshotId, layer: u32) -> Result<(), Error> {
+        let Some(home) = &self.home else {
+            return Err(Error::NoStore);
+        };
+        if self.writes > 0 {
+            return Err(Error::Busy { id: home.id });
+        }
+        let layers = &mut self.stack.layers;
+        let Some(position) = layers.iter().position(|it| it.number == layer) else {
+            return Err(Error::NoSuchLayer { id: home.id, layer });
+        };
+        if position == 0 {
+            return Ok(());
+        }
+        let base = home.base(self.size_bytes, snapshot)?;
+        let gone: Vec<_> = layers.drain(..position).collect();
+        let old = self.stack.base.replace(base);
+        let files = gone.iter().flat_map(Layer::files);
+        for file in files.chain(old.into_iter().flat_map(base::Base::into_files)) {
+            self.once.retain(|it| *it != file);
+            self.stack.files.close(file, home.folder);
+        }
+        Ok(())
     }
 
     fn trim(&mut self) {
-        if let Some(base) = self.base.as_mut().filter(|_| self.in_flight.is_empty()) {
-            base.trim();
+        let (top, below) = match self.stack.layers.split_last_mut() {
+            Some(it) => it,
+            None => return,
+        };
+        below.iter_mut().for_each(Layer::trim);
+        if self.in_flight.is_empty() {
+            top.trim();
         }
     }
 
@@ -300,43 +403,6 @@ impl Volume {
             }),
         }
     }
-}
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        self.files.iter().for_each(unlock);
-    }
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "a process has far fewer descriptors"
-)]
-fn add(files: &mut Vec<File>, file: File) -> FileIndex {
-    files.push(file);
-    FileIndex(files.len() as u32 - 1)
-}
-
-/// Appends `extent`, as one with the last of those from `first` on where it continues that.
-fn append(out: &mut Vec<Extent>, first: usize, extent: Extent) {
-    if let Some(last) = out.get_mut(first..).and_then(<[Extent]>::last_mut) {
-        let continues = match (last.place, extent.place) {
-            (Place::Zeroes, Place::Zeroes) => true,
-            (
-                Place::File { file, offset },
-                Place::File {
-                    file: next,
-                    offset: at,
-                },
-            ) => file == next && offset + last.len == at,
-            _ => false,
-        };
-        if continues {
-            last.len += extent.len;
-            return;
-        }
-    }
-    out.push(extent);
 }
 
 #[cfg(test)]

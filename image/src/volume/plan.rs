@@ -6,12 +6,16 @@ use std::sync::Arc;
 /// The copy-on-write granule: the overlay holds or lacks whole blocks of this many bytes.
 pub const BLOCK_BYTES: u64 = 4096;
 
-/// A file (or folder) of a volume. An index stays valid for the life of the volume.
+/// A file (or folder) of a volume. An index stays valid until [`Volume::rebase`] forgets the layer that
+/// it belongs to; then nothing may be under way on the volume.
+///
+/// [`Volume::rebase`]: super::Volume::rebase
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileIndex(pub u32);
 
-/// The overlay's index. A volume of more than 8 TiB has more overlay files than this one, because
-/// ext4 ends a file 4 KiB short of 16 TiB.
+/// The index of the overlay that the volume was created or opened with, of its lowest layer. A
+/// volume of more than 8 TiB has more overlay files than this one, because ext4 ends a file 4 KiB
+/// short of 16 TiB.
 pub const OVERLAY: FileIndex = FileIndex(0);
 
 /// Where a run of bytes lives.
@@ -70,24 +74,27 @@ pub enum BeginWrite {
 }
 
 /// What a flush must do, in this order: `fsync` of each file of `once` and `fdatasync` of each of
-/// `data`; then each page of `pages` written to `bitmap` at its offset; then, if there was a page,
-/// `fdatasync` of `bitmap`; then [`Volume::end_flush`]. Nothing to do where all three are empty.
+/// `data`; then each of `pages` written; then `fdatasync` of each of `bitmaps`; then
+/// [`Volume::end_flush`]. Nothing to do where all four are empty.
 ///
 /// [`Volume::end_flush`]: super::Volume::end_flush
 #[derive(Debug)]
 pub struct FlushPlan {
-    /// Files and folders that the first flush makes durable: those that say that this volume
-    /// exists.
+    /// Files and folders that the first flush makes durable, and the first one after a new layer
+    /// was begun: those that say that this volume exists.
     pub once: Vec<FileIndex>,
     /// The overlay files that were written since the last flush.
     pub data: Vec<FileIndex>,
-    pub bitmap: FileIndex,
     pub pages: Vec<BitmapPage>,
+    /// The files that `pages` go to.
+    pub bitmaps: Vec<FileIndex>,
 }
 
-/// A page of the bitmap as it was when the flush began.
+/// A page of a bitmap as it was when the flush began.
 #[derive(Debug)]
 pub struct BitmapPage {
+    /// The bitmap's file, and the byte offset there.
+    pub file: FileIndex,
     pub offset: u64,
     pub bytes: Arc<[u8; 4096]>,
 }

@@ -3,7 +3,7 @@
 //! One flush of the volume at a time. Requests that come while it is under way wait for the next
 //! one, which they share: theirs may have to cover writes that the first one began too early for.
 //! Reads and writes go on meanwhile. The order is the volume's ([`FlushPlan`]): data, then the
-//! bitmap pages that vouch for it, then the bitmap's own sync.
+//! bitmap pages that vouch for it, then the bitmaps' own sync.
 
 #![expect(unsafe_code, reason = "hands bitmap pages to the kernel")]
 
@@ -24,7 +24,7 @@ enum Stage {
     Once(usize),
     Data,
     Pages,
-    Bitmap,
+    Bitmaps,
     Done,
 }
 
@@ -134,8 +134,8 @@ impl Flushes {
             stage if std::mem::take(&mut current.again) => stage,
             Stage::Once(n) => Stage::Once(n + 1),
             Stage::Data => Stage::Pages,
-            Stage::Pages => Stage::Bitmap,
-            Stage::Bitmap | Stage::Done => Stage::Done,
+            Stage::Pages => Stage::Bitmaps,
+            Stage::Bitmaps | Stage::Done => Stage::Done,
         };
         // SAFETY: as this function's.
         unsafe { self.proceed(disk, ring) }
@@ -208,7 +208,7 @@ impl Current {
                 for page in &self.plan.pages {
                     // The kernel only reads here: the operation is a write to the file.
                     let memory = (page.bytes.as_ptr().cast_mut(), page.bytes.len());
-                    let to = (self.plan.bitmap, page.offset);
+                    let to = (page.file, page.offset);
                     self.transfers
                         .add(Direction::Write, to, page.offset, memory);
                 }
@@ -216,10 +216,14 @@ impl Current {
                 unsafe { self.transfers.submit(Target::Flush, &disk.volume, ring) };
                 self.stage
             }
-            Stage::Bitmap => {
-                let file = file(self.plan.bitmap);
-                // SAFETY: names no memory; `disk` keeps the file open.
-                unsafe { self.sync(Operation::SyncData { file }, ring) };
+            Stage::Bitmaps => {
+                for index in 0..self.plan.bitmaps.len() {
+                    let Some(&index) = self.plan.bitmaps.get(index) else {
+                        break;
+                    };
+                    // SAFETY: names no memory; `disk` keeps the file open.
+                    unsafe { self.sync(Operation::SyncData { file: file(index) }, ring) };
+                }
                 self.stage
             }
             Stage::Done => Stage::Done,

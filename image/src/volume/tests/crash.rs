@@ -122,7 +122,7 @@ impl Host<'_> {
                 self.durable = self.overlay().1;
                 let plan = self.volume().begin_flush();
                 for page in plan.pages.iter().filter(|page| chooses(by, page.offset)) {
-                    pwrite(self.volume(), plan.bitmap, page.offset, &page.bytes[..]);
+                    pwrite(self.volume(), page.file, page.offset, &page.bytes[..]);
                 }
                 self.crash(by);
             }
@@ -149,8 +149,8 @@ impl Host<'_> {
         file.write_all_at(&bytes, 0).unwrap();
         drop(file);
         let size = self.live.len() as u64;
-        let snapshot = Some(&self.home.snapshot);
-        self.volume = Some(self.home.volumes().open(&self.id, size, snapshot).unwrap());
+        let standing = Standing::new(size, Some(self.home.snapshot));
+        self.volume = Some(self.home.volumes().open(&self.id, &standing).unwrap());
         self.check();
         self.durable = bytes;
         self.legal.clear();

@@ -33,7 +33,9 @@ fn volume_of_16_tib_costs_a_page_and_is_written_at_both_ends() {
     flush(&mut volume);
     drop(volume);
 
-    let mut volume = files.open(&id, size, Some(&home.snapshot)).unwrap();
+    let mut volume = files
+        .open(&id, &Standing::new(size, Some(home.snapshot)))
+        .unwrap();
     assert_eq!(read(&mut volume, 0, 512), [200; 512]);
     assert_eq!(read(&mut volume, 512, 512), home.content[512..1024]);
     assert_eq!(read(&mut volume, size - 1024, 512), [0; 512]);
@@ -157,7 +159,9 @@ fn open_volume_is_locked_against_everybody() {
     let id = VolumeId::generate();
     let files = home.volumes();
     let volume = files.create(&id, 1 << 30, Some(&home.snapshot)).unwrap();
-    let error = files.open(&id, 1 << 30, Some(&home.snapshot)).unwrap_err();
+    let error = files
+        .open(&id, &Standing::new(1 << 30, Some(home.snapshot)))
+        .unwrap_err();
     assert!(
         matches!(error, Error::InUse { id: it } if it == id),
         "{error}"
@@ -166,11 +170,13 @@ fn open_volume_is_locked_against_everybody() {
         files.delete(&id).unwrap_err(),
         Error::InUse { .. }
     ));
-    assert_eq!(files.sweep(&|_| false).unwrap(), 0);
+    assert_eq!(files.sweep(&|_| None).unwrap(), 0);
     // As a process has it that was forked and has not come to its exec.
-    let forked: Vec<_> = volume.files.iter().map(|file| file.try_clone()).collect();
+    let forked = volume.stack.files.duplicates();
     drop(volume);
-    files.open(&id, 1 << 30, Some(&home.snapshot)).unwrap();
+    files
+        .open(&id, &Standing::new(1 << 30, Some(home.snapshot)))
+        .unwrap();
     drop(forked);
 }
 
@@ -182,7 +188,7 @@ fn sweep_deletes_unnamed_volumes_and_nothing_else() {
     files.create(&kept, 9 * TIB, Some(&home.snapshot)).unwrap();
     files.create(&lost, 9 * TIB, Some(&home.snapshot)).unwrap();
     std::fs::write(home.file("notes.txt".to_owned()), "a person's").unwrap();
-    assert_eq!(files.sweep(&|id| *id == kept).unwrap(), 3);
+    assert_eq!(files.sweep(&|id| (*id == kept).then_some(0)).unwrap(), 3);
     let mut expected = vec![
         format!("{kept}.bitmap"),
         format!("{kept}.overlay"),
@@ -212,7 +218,7 @@ fn wrong_sizes_are_refused_and_leave_nothing() {
     drop(files.create(&id, 1 << 30, None).unwrap());
     let error = files.create(&id, 1 << 30, None).unwrap_err();
     assert!(matches!(error, Error::Exists { .. }), "{error}");
-    let error = files.open(&id, 1 << 29, None).unwrap_err();
+    let error = files.open(&id, &Standing::new(1 << 29, None)).unwrap_err();
     assert!(matches!(error, Error::Shrinks { .. }), "{error}");
 }
 
@@ -226,10 +232,14 @@ fn bitmap_of_another_volume_or_snapshot_is_refused() {
     }
     let [from, to] = [one, two].map(|id| home.file(format!("{id}.bitmap")));
     std::fs::copy(from, &to).unwrap();
-    let error = files.open(&two, 1 << 30, Some(&home.snapshot)).unwrap_err();
+    let error = files
+        .open(&two, &Standing::new(1 << 30, Some(home.snapshot)))
+        .unwrap_err();
     assert!(error.to_string().contains("another volume"), "{error}");
     File::create(&to).unwrap();
-    let error = files.open(&two, 1 << 30, Some(&home.snapshot)).unwrap_err();
+    let error = files
+        .open(&two, &Standing::new(1 << 30, Some(home.snapshot)))
+        .unwrap_err();
     assert!(error.to_string().contains("header is missing"), "{error}");
 }
 

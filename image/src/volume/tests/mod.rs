@@ -2,6 +2,7 @@
 
 mod crash;
 mod files;
+mod layers;
 mod model;
 
 use super::*;
@@ -77,8 +78,13 @@ fn read(volume: &mut Volume, offset: u64, len: usize) -> Vec<u8> {
 fn bytes_at(volume: &Volume, place: Place, len: u64) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(len).unwrap()];
     if let Place::File { file, offset } = place {
-        let count = rustix::io::pread(volume.file(file), &mut bytes[..], offset).unwrap();
-        assert_eq!(count, bytes.len(), "extents lie within their files");
+        let mut at = 0;
+        // Past a file's end there are zeroes, as the device has it.
+        while let count @ 1.. =
+            rustix::io::pread(volume.file(file), &mut bytes[at..], offset + at as u64).unwrap()
+        {
+            at += count;
+        }
     }
     bytes
 }
@@ -151,7 +157,7 @@ fn write(volume: &mut Volume, mut offset: u64, len: u64, what: Change) {
 fn flush(volume: &mut Volume) {
     let plan = volume.begin_flush();
     for page in &plan.pages {
-        pwrite(volume, plan.bitmap, page.offset, &page.bytes[..]);
+        pwrite(volume, page.file, page.offset, &page.bytes[..]);
     }
     volume.end_flush(plan, true);
 }

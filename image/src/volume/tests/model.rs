@@ -82,7 +82,9 @@ impl Pair {
     fn reopen(&mut self) {
         self.volume = None;
         let size = self.model.len() as u64;
-        let volume = self.files.open(&self.id, size, self.snapshot.as_ref());
+        let volume = self
+            .files
+            .open(&self.id, &Standing::new(size, self.snapshot));
         self.volume = Some(volume.unwrap());
     }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use kami_image::chunk::{ChunkIndex, ChunkPlace, Digest};
 use kami_image::id::{SnapshotId, VolumeId};
 use kami_image::snapshot::SnapshotFiles;
-use kami_image::volume::{BeginWrite, VolumeFiles};
+use kami_image::volume::{BeginWrite, Standing, VolumeFiles};
 use proptest::prelude::*;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,

@@ -240,7 +240,7 @@ fn check(
         }
     }
     let copy = copy_after_power_cut(home, &machine.sim);
-    let reopened = VolumeFiles::new(copy.path()).open(&id, SIZE, Some(snapshot));
+    let reopened = VolumeFiles::new(copy.path()).open(&id, &Standing::new(SIZE, Some(*snapshot)));
     let mut after = Machine::new(reopened.unwrap(), Sim::new(0));
     let bytes = after.read(START, usize::try_from(COUNT * 512).unwrap());
     for (n, (bytes, known)) in bytes.chunks(512).zip(&model.sectors).enumerate() {
