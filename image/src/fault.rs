@@ -7,6 +7,8 @@
 pub const POINTS: &[&str] = &[
     "register.written",
     "register.committed",
+    "create-volume.written",
+    "delete-volume.committed",
     "delete-snapshot.hidden",
     "delete-snapshot.removed",
     "delete-snapshot.unshared",

@@ -31,6 +31,7 @@ pub use instances::{End, Instance, InstanceState};
 pub use kernels::{KernelFileId, KernelKind, KernelRecord};
 pub(crate) use snapshots::NewSnapshot;
 pub use snapshots::SnapshotRecord;
+pub(crate) use volumes::Attachment;
 pub use volumes::{NewVolume, VolumeRecord, VolumeState};
 
 /// The catalogue's file in the folder of the store.

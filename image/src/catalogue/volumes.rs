@@ -30,6 +30,14 @@ pub struct NewVolume<'a> {
     pub attached_to: Option<(InstanceId, usize)>,
 }
 
+/// Where a volume that was made before is attached.
+#[derive(Clone, Debug)]
+pub(crate) struct Attachment {
+    pub instance: InstanceId,
+    pub position: usize,
+    pub device_name: String,
+}
+
 /// A volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeRecord {
@@ -88,31 +96,38 @@ struct Columns {
     ephemeral: Option<u8>,
 }
 
-const COLUMNS: &str = "SELECT id, owner, snapshot, base, layer, size_bytes, volume_type, iops, \
-    throughput, created, instance, position, device_name, attached, delete_on_termination, \
-    ephemeral FROM volumes";
-
-impl Catalogue {
-    pub(crate) fn add_volume(&self, volume: &NewVolume<'_>) -> Result<(), Error> {
-        let mut new = Columns::default();
-        match volume.disk.kind {
-            DiskKind::Ephemeral { index, .. } => {
-                new.ephemeral = Some(index);
-                new.delete_on_termination = true;
-            }
+impl Columns {
+    fn of(disk: &Disk) -> Self {
+        match disk.kind {
+            DiskKind::Ephemeral { index, .. } => Self {
+                ephemeral: Some(index),
+                delete_on_termination: true,
+                ..Self::default()
+            },
             DiskKind::Volume {
                 volume_type,
                 iops,
                 throughput,
                 delete_on_termination,
                 ..
-            } => {
-                new.volume_type = Some(volume_type.as_str());
-                new.iops = iops;
-                new.throughput = throughput;
-                new.delete_on_termination = delete_on_termination;
-            }
+            } => Self {
+                volume_type: Some(volume_type.as_str()),
+                iops,
+                throughput,
+                delete_on_termination,
+                ephemeral: None,
+            },
         }
+    }
+}
+
+const COLUMNS: &str = "SELECT id, owner, snapshot, base, layer, size_bytes, volume_type, iops, \
+    throughput, created, instance, position, device_name, attached, delete_on_termination, \
+    ephemeral FROM volumes";
+
+impl Catalogue {
+    pub(crate) fn add_volume(&self, volume: &NewVolume<'_>) -> Result<(), Error> {
+        let new = Columns::of(volume.disk);
         let now = to_millis(SystemTime::now());
         let add = || {
             self.connection
@@ -199,6 +214,45 @@ impl Catalogue {
                 .execute([id.to_string()])
         };
         self.sqlite(delete()).map(|_| ())
+    }
+
+    /// The volume becomes the instance's, and outlives it.
+    pub(crate) fn attach_volume(&self, id: &VolumeId, to: &Attachment) -> Result<(), Error> {
+        let update = || {
+            self.connection
+                .prepare_cached(
+                    "UPDATE volumes SET instance = ?2, position = ?3, device_name = ?4, attached = ?5,
+                     delete_on_termination = 0 WHERE id = ?1",
+                )?
+                .execute(params![
+                    id.to_string(),
+                    to.instance.to_string(),
+                    to.position,
+                    to.device_name,
+                    to_millis(SystemTime::now()),
+                ])
+        };
+        self.sqlite(update()).map(|_| ())
+    }
+
+    /// The volume gets the size, the type and the limits of `disk`.
+    pub(crate) fn modify_volume(&self, id: &VolumeId, disk: &Disk) -> Result<(), Error> {
+        let new = Columns::of(disk);
+        let update = || {
+            self.connection
+                .prepare_cached(
+                    "UPDATE volumes SET size_bytes = ?2, volume_type = ?3, iops = ?4, throughput = ?5
+                     WHERE id = ?1",
+                )?
+                .execute(params![
+                    id.to_string(),
+                    disk.size_bytes(),
+                    new.volume_type,
+                    new.iops,
+                    new.throughput,
+                ])
+        };
+        self.sqlite(update()).map(|_| ())
     }
 
     /// The volume stays, of no instance.

@@ -5,6 +5,7 @@
 //! Resolving is pure: what it must know of the store, the sizes of the snapshots, is handed to it.
 //! Encryption is left out: an entry that asks for it is refused, never quietly stored in the clear.
 
+mod performance;
 mod rules;
 mod syntax;
 #[cfg(test)]
@@ -16,7 +17,9 @@ use crate::id::SnapshotId;
 use crate::manifest::{BlockDeviceMapping, Ebs, GIB, Image, SnapshotSizes, VolumeType};
 
 pub use rules::Error;
-pub(crate) use rules::{check_entry, check_names, check_not_encrypted};
+pub(crate) use rules::{
+    check_ebs, check_entry, check_names, check_not_encrypted, is_device_name, short_name,
+};
 pub use syntax::{SyntaxError, parse};
 
 /// The ephemeral disks that an instance may have, as an EC2 instance type would say.
@@ -151,7 +154,7 @@ fn merge_entry(entry: &mut BlockDeviceMapping, change: &BlockDeviceMapping) {
 
 /// What the override states wins. The size that belonged to another snapshot and the performance
 /// that belonged to another type go with them.
-fn merge_ebs(base: &mut Ebs, change: &Ebs) {
+pub(crate) fn merge_ebs(base: &mut Ebs, change: &Ebs) {
     if change.snapshot_id.is_some() && change.snapshot_id != base.snapshot_id {
         base.snapshot_id = change.snapshot_id;
         base.volume_size = None;
@@ -179,19 +182,7 @@ fn disk(
     sizes: &SnapshotSizes,
 ) -> Option<Disk> {
     let kind = if let Some(ebs) = &entry.ebs {
-        let snapshot_gib = ebs
-            .snapshot_id
-            .and_then(|id| sizes.get(&id))
-            .map(|bytes| rules::gib(*bytes));
-        DiskKind::Volume {
-            snapshot: ebs.snapshot_id,
-            size_bytes: ebs.volume_size.or(snapshot_gib)? * GIB,
-            volume_type: ebs.volume_type.unwrap_or_default(),
-            iops: ebs.iops,
-            throughput: ebs.throughput,
-            delete_on_termination: ebs.delete_on_termination.unwrap_or(root),
-            root,
-        }
+        volume(ebs, root, sizes)?
     } else {
         let index = rules::ephemeral_index(entry.virtual_name.as_deref()?)?;
         if index >= ephemeral.count {
@@ -205,5 +196,20 @@ fn disk(
     Some(Disk {
         device_name: entry.device_name.clone(),
         kind,
+    })
+}
+
+/// The volume that a checked entry describes; none where its size is not known.
+pub(crate) fn volume(ebs: &Ebs, root: bool, sizes: &SnapshotSizes) -> Option<DiskKind> {
+    let snapshot_bytes = ebs.snapshot_id.and_then(|id| sizes.get(&id));
+    let snapshot_gib = snapshot_bytes.map(|bytes| rules::gib(*bytes));
+    Some(DiskKind::Volume {
+        snapshot: ebs.snapshot_id,
+        size_bytes: ebs.volume_size.or(snapshot_gib)? * GIB,
+        volume_type: ebs.volume_type.unwrap_or_default(),
+        iops: ebs.iops,
+        throughput: ebs.throughput,
+        delete_on_termination: ebs.delete_on_termination.unwrap_or(root),
+        root,
     })
 }

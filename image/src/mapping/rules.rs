@@ -33,15 +33,23 @@ pub enum Error {
         "the VirtualName '{name}' of '{device}' is invalid: expecting ephemeral0 to ephemeral23"
     )]
     VirtualName { device: String, name: String },
-    #[error("the mapping of '{device}' needs a SnapshotId or a VolumeSize")]
+    #[error("The request must contain a SnapshotId or a VolumeSize{}", at(.device))]
     NoSize { device: String },
     #[error(
-        "Volume of {size}GiB is invalid for '{device}': volumes of type {volume_type} have {} to \
-         {} GiB",
-        .volume_type.sizes_gib().start(),
-        .volume_type.sizes_gib().end()
+        "Volume of {size}GiB is too small; minimum is {}GiB for {volume_type}{}",
+        .volume_type.sizes_gib().start(), at(.device)
     )]
-    SizeRange {
+    TooSmall {
+        device: String,
+        /// In GiB.
+        size: u64,
+        volume_type: VolumeType,
+    },
+    #[error(
+        "Volume of {size}GiB is too large for volume type {volume_type}; maximum is {}GiB{}",
+        .volume_type.sizes_gib().end(), at(.device)
+    )]
+    TooLarge {
         device: String,
         /// In GiB.
         size: u64,
@@ -59,20 +67,58 @@ pub enum Error {
     },
     #[error("The snapshot '{snapshot}' does not exist.")]
     UnknownSnapshot { snapshot: SnapshotId },
-    #[error("the parameter {parameter} is not supported for {volume_type} volumes ('{device}')")]
+    #[error("The parameter {parameter} is not supported for {volume_type} volumes{}", at(.device))]
     NotForType {
         device: String,
         parameter: &'static str,
         volume_type: VolumeType,
     },
-    #[error("the parameter Iops must be specified for {volume_type} volumes ('{device}')")]
+    #[error("The parameter Iops must be specified for {volume_type} volumes{}", at(.device))]
     IopsMissing {
         device: String,
         volume_type: VolumeType,
     },
+    /// In operations, or MiB, a second.
+    #[error("Volume {what} of {value} is too low; minimum is {minimum}{}", at(.device))]
+    TooSlow {
+        device: String,
+        what: &'static str,
+        value: u32,
+        minimum: u32,
+    },
+    /// In operations, or MiB, a second.
+    #[error("Volume {what} of {value} is too high; maximum is {maximum}{}", at(.device))]
+    TooFast {
+        device: String,
+        what: &'static str,
+        value: u32,
+        maximum: u32,
+    },
+    #[error(
+        "Iops to volume size ratio of {iops} to {size}GiB is too high; maximum is {maximum} for \
+         {volume_type}{}", at(.device)
+    )]
+    IopsRatio {
+        device: String,
+        iops: u32,
+        /// In GiB.
+        size: u64,
+        /// Operations a second for each GiB.
+        maximum: u32,
+        volume_type: VolumeType,
+    },
+    #[error(
+        "Throughput (MiBps) to iops ratio of {throughput} to {iops} is too high; maximum is 0.25 \
+         MiBps per iops{}", at(.device)
+    )]
+    ThroughputRatio {
+        device: String,
+        throughput: u32,
+        iops: u32,
+    },
     #[error("the parameter Encrypted is invalid for '{device}': its volume starts from a snapshot")]
     EncryptedSnapshot { device: String },
-    #[error("encrypted volumes are not supported ('{device}')")]
+    #[error("encrypted volumes are not supported{}", at(.device))]
     Encrypted { device: String },
     #[error("{member} of the root device '{device}' cannot be changed")]
     RootChange {
@@ -89,6 +135,14 @@ pub enum Error {
     },
 }
 
+/// What follows a message about a volume: the device that it is to be, if it is to be one.
+fn at(device: &str) -> String {
+    match device {
+        "" => String::new(),
+        _ => format!(" ('{device}')"),
+    }
+}
+
 /// The size in GiB of a volume that just holds `bytes`.
 pub(super) fn gib(bytes: u64) -> u64 {
     bytes.div_ceil(GIB).max(1)
@@ -103,11 +157,12 @@ pub(super) fn ephemeral_index(name: &str) -> Option<u8> {
 }
 
 /// `sda` of `/dev/sda`: the form in which two names of one device are equal.
-fn short_name(device: &str) -> &str {
+pub(crate) fn short_name(device: &str) -> &str {
     device.strip_prefix("/dev/").unwrap_or(device)
 }
 
-fn is_device_name(device: &str, is_root: bool) -> bool {
+/// Whether a disk can have that name.
+pub(crate) fn is_device_name(device: &str, is_root: bool) -> bool {
     let lower = |b: &u8| b.is_ascii_lowercase();
     match short_name(device).as_bytes() {
         b"sda1" => is_root,
@@ -176,7 +231,15 @@ pub(crate) fn check_entry(
     }
 }
 
-fn check_ebs(device: &str, ebs: &Ebs, sizes: Option<&SnapshotSizes>) -> Result<(), Error> {
+/// Checks what is said of a volume, which is to be the device of that name, if it has one.
+///
+/// # Errors
+/// Those of a volume's size, performance, snapshot and encryption.
+pub(crate) fn check_ebs(
+    device: &str,
+    ebs: &Ebs,
+    sizes: Option<&SnapshotSizes>,
+) -> Result<(), Error> {
     let device = || device.to_owned();
     if ebs.snapshot_id.is_none() && ebs.volume_size.is_none() {
         return Err(Error::NoSize { device: device() });
@@ -184,7 +247,6 @@ fn check_ebs(device: &str, ebs: &Ebs, sizes: Option<&SnapshotSizes>) -> Result<(
     if ebs.encrypted == Some(true) || ebs.kms_key_id.is_some() {
         return Err(Error::Encrypted { device: device() });
     }
-    check_performance(device, ebs)?;
     let snapshot_size = match (ebs.snapshot_id, sizes) {
         (Some(snapshot), Some(sizes)) => {
             let bytes = sizes
@@ -194,10 +256,8 @@ fn check_ebs(device: &str, ebs: &Ebs, sizes: Option<&SnapshotSizes>) -> Result<(
         }
         _ => None,
     };
-    let Some(size) = ebs.volume_size.or(snapshot_size.map(|(_, size)| size)) else {
-        return Ok(());
-    };
-    if let Some((snapshot, expected)) = snapshot_size
+    let size = ebs.volume_size.or(snapshot_size.map(|(_, size)| size));
+    if let (Some(size), Some((snapshot, expected))) = (size, snapshot_size)
         && size < expected
     {
         return Err(Error::SmallerThanSnapshot {
@@ -207,37 +267,18 @@ fn check_ebs(device: &str, ebs: &Ebs, sizes: Option<&SnapshotSizes>) -> Result<(
         });
     }
     let volume_type = ebs.volume_type.unwrap_or_default();
-    if !volume_type.sizes_gib().contains(&size) {
-        return Err(Error::SizeRange {
+    match size {
+        Some(size) if size < *volume_type.sizes_gib().start() => Err(Error::TooSmall {
             device: device(),
             size,
             volume_type,
-        });
-    }
-    Ok(())
-}
-
-fn check_performance(device: impl Fn() -> String, ebs: &Ebs) -> Result<(), Error> {
-    use VolumeType::{Gp3, Io1, Io2};
-    let volume_type = ebs.volume_type.unwrap_or_default();
-    let not_for_type = |parameter| {
-        Err(Error::NotForType {
+        }),
+        Some(size) if size > *volume_type.sizes_gib().end() => Err(Error::TooLarge {
             device: device(),
-            parameter,
-            volume_type,
-        })
-    };
-    match (volume_type, ebs.iops) {
-        (Io1 | Io2, None) => Err(Error::IopsMissing {
-            device: device(),
+            size,
             volume_type,
         }),
-        (Io1 | Io2 | Gp3, _) | (_, None) => Ok(()),
-        (_, Some(_)) => not_for_type("Iops"),
-    }?;
-    match (volume_type, ebs.throughput) {
-        (Gp3, _) | (_, None) => Ok(()),
-        (_, Some(_)) => not_for_type("Throughput"),
+        _ => super::performance::check(device, ebs, size),
     }
 }
 

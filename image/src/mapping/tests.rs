@@ -285,7 +285,7 @@ fn entries_that_say_too_little_or_too_much_are_refused() {
         ),
         (
             r#", "Ebs": {}"#.to_owned(),
-            "needs a SnapshotId or a VolumeSize",
+            "must contain a SnapshotId or a VolumeSize",
         ),
         (
             r#", "Ebs": {"VolumeSize": 1, "Encrypted": true}"#.to_owned(),
@@ -329,10 +329,15 @@ fn sizes_have_a_range_for_each_type() {
         }
         for bad in [min - 1, max + 1, u64::MAX] {
             let error = error(&[], &[&format!("/dev/sdb=:{bad}::{volume_type}")]);
-            assert!(
-                error.ends_with(&format!("have {min} to {max} GiB")),
-                "{error}"
-            );
+            let limit = match bad < min {
+                true => format!("is too small; minimum is {min}GiB"),
+                false => format!(
+                    "is too large for volume type {}; maximum is {max}GiB",
+                    &volume_type[..3]
+                ),
+            };
+            let limit = limit.replace("type sta", "type standard");
+            assert!(error.contains(&limit), "{error}");
         }
     }
 }
@@ -342,7 +347,7 @@ fn performance_must_fit_the_type() {
     for change in ["/dev/sdb=:10::io1", "/dev/sdb=:10::io2"] {
         let error = error(&[], &[change]);
         assert!(
-            error.starts_with("the parameter Iops must be specified"),
+            error.starts_with("The parameter Iops must be specified"),
             "{error}"
         );
     }
@@ -466,7 +471,7 @@ fn entry() -> impl Strategy<Value = BlockDeviceMapping> {
         proptest::option::of(1u64..42),
         proptest::option::of(0u64..50),
         proptest::option::of(proptest::sample::select(VolumeType::ALL)),
-        proptest::option::of(1u32..5),
+        proptest::option::of(90u32..4000),
         proptest::option::of(any::<bool>()),
     )
         .prop_map(

@@ -2,7 +2,7 @@
 //!
 //! Amazon EC2 API Reference, "Error codes". Failures of the host and rules of this software's own have none.
 
-use super::{Error, KernelKind};
+use super::{Error, KernelKind, VolumeRefusal};
 use crate::{manifest, mapping};
 
 impl Error {
@@ -23,6 +23,7 @@ impl Error {
                 KernelKind::Ramdisk => "InvalidRamdiskId.NotFound",
             },
             Self::VolumeNotFound { .. } => "InvalidVolume.NotFound",
+            Self::Refused(refusal) => refusal.code(),
             Self::InstanceNotFound { .. } => "InvalidInstanceID.NotFound",
             Self::InstanceRuns { .. } => "IncorrectInstanceState",
             _ => return None,
@@ -64,9 +65,28 @@ impl mapping::Error {
             Self::UnknownSnapshot { .. } => "InvalidSnapshot.NotFound",
             Self::NoSize { .. } | Self::IopsMissing { .. } => "MissingParameter",
             Self::NotForType { .. } | Self::TooMuch { .. } => "InvalidParameterCombination",
-            Self::DeviceName { .. } | Self::SizeRange { .. } => "InvalidParameterValue",
+            Self::DeviceName { .. }
+            | Self::TooSmall { .. }
+            | Self::TooLarge { .. }
+            | Self::TooSlow { .. }
+            | Self::TooFast { .. }
+            | Self::IopsRatio { .. }
+            | Self::ThroughputRatio { .. } => "InvalidParameterValue",
             Self::Encrypted { .. } => "UnsupportedOperation",
             _ => "InvalidBlockDeviceMapping",
+        }
+    }
+}
+
+impl VolumeRefusal {
+    /// EC2's code for the error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::AlreadyAttached { .. } | Self::Attached { .. } => "VolumeInUse",
+            Self::NotAttached { .. } => "IncorrectState",
+            Self::NotAttachedTo { .. } => "InvalidAttachment.NotFound",
+            Self::DeviceInUse { .. } | Self::Shrinks { .. } => "InvalidParameterValue",
+            Self::NotStopped { .. } => "IncorrectInstanceState",
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::VolumeRefusal;
 use crate::catalogue::{self, KernelFileId, KernelKind};
 use crate::id::{ImageId, InstanceId, SnapshotId};
 use crate::{format, manifest, mapping, snapshot, volume};
@@ -95,6 +96,10 @@ pub enum Error {
 
     #[error("The volume '{reference}' does not exist.")]
     VolumeNotFound { reference: String },
+    #[error(transparent)]
+    Refused(#[from] VolumeRefusal),
+    #[error("cannot sync a new volume")]
+    SyncVolume(#[source] io::Error),
 
     #[error("The instance ID '{reference}' does not exist")]
     InstanceNotFound { reference: String },
@@ -160,6 +165,7 @@ impl Error {
                 Some("kami kernel import FILE puts one into the store".to_owned())
             }
             Self::InstanceNotFound { .. } => Some("kami ps -a lists the instances".to_owned()),
+            Self::Refused(refusal) => refusal.help(),
             Self::VolumeNotFound { .. } => Some("kami volume ls lists the volumes".to_owned()),
             Self::Ambiguous { .. } => Some("give more of the id".to_owned()),
             Self::InstanceRuns { instance } => Some(format!("kami stop {instance} ends it")),

@@ -244,7 +244,7 @@ impl Store {
 
     /// The lock of an instance without a process, shared with others who look at it or remove it:
     /// they must not look like its process to each other. None where even the lock is gone.
-    fn lock_ended(&self, id: &InstanceId) -> Result<Option<File>, Error> {
+    pub(super) fn lock_ended(&self, id: &InstanceId) -> Result<Option<File>, Error> {
         let path = self.instance_folder(id).join(LOCK_FILE);
         let file = match File::open(&path) {
             Ok(file) => file,

@@ -30,6 +30,7 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod volume;
+mod volume_change;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,7 @@ pub use kernel::NewKernel;
 pub use launch::{InstanceLock, Launched, LaunchedVolume, NewInstance, Reservation};
 pub use register::ImportRequest;
 pub use tags::TagToRemove;
+pub use volume_change::VolumeRefusal;
 
 /// An open store. For one thread; others open their own.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Volumes that outlive instances: looking them up, and letting them go.
+//! Looking volumes up, and letting them go.
 
 use super::{Error, Store, VolumeRecord, ambiguous, id_prefix};
 use crate::id::VolumeId;
@@ -31,12 +31,34 @@ impl Store {
                 }
             }
         };
-        self.catalogue.volume(&id)?.ok_or_else(not_found)
+        self.catalogue
+            .volume(&id)?
+            .filter(|volume| volume.ephemeral.is_none())
+            .ok_or_else(not_found)
     }
 
-    /// Removes the volume's row, within the caller's transaction. Its files are the caller's to
-    /// delete, once that has committed.
+    /// The volume of that id.
+    ///
+    /// # Errors
+    /// [`Error::VolumeNotFound`], [`Error::Catalogue`]
+    pub(super) fn volume_of(&self, id: &VolumeId) -> Result<VolumeRecord, Error> {
+        self.volume(&id.to_string())
+    }
+
+    /// Removes the volume's row, within the caller's transaction: once that has committed, call
+    /// [`Store::volumes_gone`].
     pub(super) fn remove_volume_row(&self, volume: &VolumeRecord) -> Result<(), Error> {
         Ok(self.catalogue.remove_volume(&volume.id)?)
+    }
+
+    /// Deletes the files of volumes that have no row any more, and what of deleted snapshots only they stood
+    /// on. What cannot be deleted now is swept later.
+    pub(super) fn volumes_gone(&self, ids: &[VolumeId]) {
+        for id in ids {
+            if let Err(error) = self.volumes.delete(id) {
+                tracing::warn!(%id, %error, "cannot delete a volume");
+            }
+        }
+        self.release_snapshots();
     }
 }

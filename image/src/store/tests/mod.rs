@@ -6,6 +6,7 @@ mod launch;
 mod register;
 mod sweep;
 mod tags;
+mod volume;
 
 use std::fs::File;
 use std::ops::ControlFlow;
