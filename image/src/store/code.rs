@@ -22,6 +22,8 @@ impl Error {
                 KernelKind::Kernel => "InvalidKernelId.NotFound",
                 KernelKind::Ramdisk => "InvalidRamdiskId.NotFound",
             },
+            Self::SnapshotNotFound { .. } => "InvalidSnapshot.NotFound",
+            Self::SnapshotInUse { .. } => "InvalidSnapshot.InUse",
             Self::VolumeNotFound { .. } => "InvalidVolume.NotFound",
             Self::Refused(refusal) => refusal.code(),
             Self::InstanceNotFound { .. } => "InvalidInstanceID.NotFound",

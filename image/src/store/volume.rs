@@ -48,6 +48,7 @@ impl Store {
     /// Removes the volume's row, within the caller's transaction: once that has committed, call
     /// [`Store::volumes_gone`].
     pub(super) fn remove_volume_row(&self, volume: &VolumeRecord) -> Result<(), Error> {
+        self.catalogue.remove_all_tags(&volume.id.to_string())?;
         Ok(self.catalogue.remove_volume(&volume.id)?)
     }
 

@@ -10,7 +10,7 @@ use super::{Error, Instance, InstanceState, Store, VolumeRecord, snapshot};
 use crate::catalogue::{Attachment, NewVolume};
 use crate::fault;
 use crate::id::{InstanceId, VolumeId};
-use crate::manifest::{Ebs, GIB, SnapshotSizes};
+use crate::manifest::{Ebs, GIB, SnapshotSizes, Tag, check_tags};
 use crate::mapping::{self, Disk};
 use crate::volume::Volume;
 
@@ -74,8 +74,9 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Mapping`] for values that the type of volume does not allow or a snapshot that does not
-    /// exist; [`Error::Volume`], [`Error::Catalogue`].
-    pub fn add_volume(&self, ebs: &Ebs) -> Result<VolumeRecord, Error> {
+    /// exist; [`Error::Tag`], [`Error::Volume`], [`Error::Catalogue`].
+    pub fn add_volume(&self, ebs: &Ebs, tags: &[Tag]) -> Result<VolumeRecord, Error> {
+        check_tags(tags)?;
         let disk = self.unattached(ebs)?;
         let id = VolumeId::generate();
         let base = disk.snapshot();
@@ -83,7 +84,7 @@ impl Store {
         let mut volume = self.volumes.create(&id, disk.size_bytes(), base.as_ref())?;
         let added = sync(&mut volume).and_then(|()| {
             fault::point("create-volume.written");
-            self.add_volume_row(id, &disk)
+            self.add_volume_row(id, &disk, tags)
         });
         drop(volume);
         if added.is_err() {
@@ -110,7 +111,12 @@ impl Store {
         })
     }
 
-    fn add_volume_row(&self, id: VolumeId, disk: &Disk) -> Result<VolumeRecord, Error> {
+    fn add_volume_row(
+        &self,
+        id: VolumeId,
+        disk: &Disk,
+        tags: &[Tag],
+    ) -> Result<VolumeRecord, Error> {
         let transaction = self.durable()?;
         if let Some(snapshot) = disk.snapshot()
             && self.catalogue.snapshot_size(&snapshot)?.is_none()
@@ -123,6 +129,7 @@ impl Store {
             disk,
             attached_to: None,
         })?;
+        self.catalogue.add_tags(&id.to_string(), tags)?;
         let record = self.volume_of(&id)?;
         self.catalogue.commit(transaction)?;
         Ok(record)

@@ -51,7 +51,7 @@ fn a_volume_is_made_empty_or_of_a_snapshot_and_deleted() {
         iops: Some(4000),
         ..gib(4)
     };
-    let made = place.store.add_volume(&ebs).unwrap();
+    let made = place.store.add_volume(&ebs, &[]).unwrap();
     assert_eq!(made.state(), VolumeState::Available);
     assert_eq!((made.size_bytes, made.iops), (4 * GIB, Some(4000)));
     assert_eq!(made.volume_type, Some(VolumeType::Io2));
@@ -72,12 +72,19 @@ fn a_volume_is_made_empty_or_of_a_snapshot_and_deleted() {
         snapshot_id: Some(snapshot),
         ..Ebs::default()
     };
-    let made = place.store.add_volume(&of_snapshot).unwrap();
+    let made = place.store.add_volume(&of_snapshot, &[]).unwrap();
     // Whole GiB, and as large as the snapshot.
     assert_eq!(made.size_bytes, GIB);
     assert_eq!((made.snapshot, made.base), (Some(snapshot), Some(snapshot)));
     assert_eq!(place.store.volumes().unwrap(), std::slice::from_ref(&made));
+    let id = made.id.to_string();
+    let tag = "Name=data".parse().unwrap();
+    place
+        .store
+        .add_tags(std::slice::from_ref(&id), &[tag])
+        .unwrap();
     place.store.delete_volume(&made.id).unwrap();
+    assert!(place.store.tags(&id).unwrap().is_empty());
     let gone = said(place.store.delete_volume(&made.id));
     let message = format!("The volume '{}' does not exist.", made.id);
     assert_eq!(gone, ("InvalidVolume.NotFound", message));
@@ -91,15 +98,15 @@ fn a_volume_that_cannot_be_made_leaves_nothing() {
         snapshot_id: Some(SnapshotId::generate()),
         ..Ebs::default()
     };
-    let (code, _) = said(place.store.add_volume(&unknown));
+    let (code, _) = said(place.store.add_volume(&unknown, &[]));
     assert_eq!(code, "InvalidSnapshot.NotFound");
-    let (code, message) = said(place.store.add_volume(&Ebs::default()));
+    let (code, message) = said(place.store.add_volume(&Ebs::default(), &[]));
     assert_eq!(code, "MissingParameter");
     assert_eq!(
         message,
         "The request must contain a SnapshotId or a VolumeSize"
     );
-    let (code, message) = said(place.store.add_volume(&gib(65_537)));
+    let (code, message) = said(place.store.add_volume(&gib(65_537), &[]));
     assert_eq!(code, "InvalidParameterValue");
     assert!(
         message.ends_with("for volume type gp3; maximum is 65536GiB"),
@@ -110,7 +117,7 @@ fn a_volume_that_cannot_be_made_leaves_nothing() {
         volume_type: Some(VolumeType::Io1),
         ..gib(4)
     };
-    let (_, message) = said(place.store.add_volume(&slow));
+    let (_, message) = said(place.store.add_volume(&slow, &[]));
     assert_eq!(message, "Volume iops of 99 is too low; minimum is 100");
     assert_eq!(place.state(), before);
 }
@@ -120,7 +127,7 @@ fn a_volume_is_attached_to_a_stopped_instance_and_detached() {
     let place = Place::new();
     let (instance, _) = place.stopped();
     let store = &place.store;
-    let volume = store.add_volume(&gib(1)).unwrap().id;
+    let volume = store.add_volume(&gib(1), &[]).unwrap().id;
     store.attach_volume(&volume, &instance, "/dev/sdf").unwrap();
     let record = store.volume(&volume.to_string()).unwrap();
     assert_eq!(record.state(), VolumeState::InUse);
@@ -152,7 +159,7 @@ fn a_volume_is_attached_to_a_stopped_instance_and_detached() {
 fn a_device_has_one_volume_and_a_proper_name() {
     let place = Place::new();
     let (instance, _) = place.stopped();
-    let volume = place.store.add_volume(&gib(1)).unwrap().id;
+    let volume = place.store.add_volume(&gib(1), &[]).unwrap().id;
     let attach = |device| said(place.store.attach_volume(&volume, &instance, device));
     // The ephemeral disk of /dev/sdb comes back with the next start.
     for used in ["/dev/sdc", "sdc", "/dev/sda1", "/dev/sdb", "sdb"] {
@@ -177,7 +184,7 @@ fn the_root_can_be_swapped_for_another() {
     let (instance, volumes) = place.stopped();
     let store = &place.store;
     store.detach_volume(&volumes[0].id, None).unwrap();
-    let other = store.add_volume(&gib(2)).unwrap().id;
+    let other = store.add_volume(&gib(2), &[]).unwrap().id;
     store.attach_volume(&other, &instance, "/dev/sdh").unwrap();
     store.detach_volume(&other, None).unwrap();
     store.attach_volume(&other, &instance, "/dev/sda1").unwrap();
@@ -200,7 +207,7 @@ fn nothing_changes_while_the_instance_runs() {
     let launched = place.launch(&image, None);
     let instance = launched.instance.id;
     let store = &place.store;
-    let volume = store.add_volume(&gib(1)).unwrap().id;
+    let volume = store.add_volume(&gib(1), &[]).unwrap().id;
     let attached = launched.volumes[2].id;
     let message = format!("The instance '{instance}' is not in the 'stopped' state.");
     for refused in [
@@ -265,5 +272,5 @@ fn a_volume_is_its_makers() {
     let place = Place::new();
     let account = "123456789012".parse().unwrap();
     let store = place.again().with_account(Some(account));
-    assert_eq!(store.add_volume(&gib(1)).unwrap().owner, account);
+    assert_eq!(store.add_volume(&gib(1), &[]).unwrap().owner, account);
 }
