@@ -11,6 +11,7 @@ pub mod account;
 mod catalogue;
 pub mod chunk;
 pub mod fault;
+pub mod filter;
 pub mod format;
 pub mod id;
 pub mod instance;
