@@ -15,6 +15,8 @@ pub const POINTS: &[&str] = &[
     "delete-snapshot.freed",
     "deregister.removed",
     "deregister.committed",
+    "copy.added",
+    "copy.committed",
 ];
 
 /// Kills this process, as `kill -9` would, if the variable `KAMI_FAULT` names this point.

@@ -4,12 +4,14 @@
 //! and the time of the last launch, which a launch writes and must be quick about. The columns beside
 //! it repeat what listings ask for; whoever writes a document writes them with it.
 
+use std::ops::ControlFlow;
 use std::time::SystemTime;
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, params, params_from_iter};
 
 use super::{Catalogue, Error, convert, from_millis, ids_from, parsed, to_millis};
 use crate::account::Account;
+use crate::filter::Condition;
 use crate::id::ImageId;
 use crate::manifest::{Image, LaunchPermission, words};
 use crate::time::iso8601;
@@ -38,6 +40,30 @@ impl Catalogue {
                 .collect()
         };
         self.sqlite(query())
+    }
+
+    /// Calls `each` with every image that fulfils the condition, by name, until it breaks off. They
+    /// begin after that name and owner.
+    pub(crate) fn list_images(
+        &self,
+        condition: &Condition,
+        (name, owner): (&str, &str),
+        each: &mut dyn FnMut(Image) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let mut list = || {
+            let Condition { sql, values } = condition;
+            let query = format!("{SELECT} WHERE (name, owner) > (?, ?){sql} ORDER BY name, owner");
+            let mut statement = self.connection.prepare(&query)?;
+            let after = [name, owner];
+            let values = after.into_iter().chain(values.iter().map(String::as_str));
+            for image in statement.query_map(params_from_iter(values), image)? {
+                if each(image?).is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        self.sqlite(list())
     }
 
     pub(crate) fn image(&self, id: &ImageId) -> Result<Option<Image>, Error> {

@@ -111,7 +111,7 @@ pub(crate) struct Columns {
     pub document: Option<&'static str>,
 }
 
-/// A condition in SQL, with the values of its parameters `?`.
+/// A condition in SQL, each part with `AND` before it, and the values of its parameters `?`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Condition {
     pub sql: String,
@@ -209,6 +209,26 @@ impl Filters {
                 .extend(filter.values.iter().map(Pattern::glob));
         }
         condition
+    }
+}
+
+impl Condition {
+    /// And what `sql` says, with the values of its parameters.
+    pub(crate) fn and(&mut self, sql: &str, values: impl IntoIterator<Item = String>) {
+        self.sql += " AND ";
+        self.sql += sql;
+        self.values.extend(values);
+    }
+
+    /// And the column has one of the values, if there are any.
+    pub(crate) fn and_one_of(&mut self, column: &str, values: impl IntoIterator<Item = String>) {
+        let before = self.values.len();
+        self.values.extend(values);
+        let count = self.values.len() - before;
+        if count > 0 {
+            let places = vec!["?"; count].join(", ");
+            self.sql += &format!(" AND {column} IN ({places})");
+        }
     }
 }
 

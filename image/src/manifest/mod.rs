@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use crate::id::{ImageId, KernelId, RamdiskId, SnapshotId};
 
 pub use attributes::{InvalidTag, LaunchPermission, ProductCode, Tag, check_tags};
-pub use check::{Invalid, description as check_description};
+pub use check::{Invalid, description as check_description, name as check_name};
 pub use parse::{MAX_BYTES, Manifest, ParseError, parse_mappings};
 
 /// A GiB, the unit of [`Ebs::volume_size`].

@@ -71,7 +71,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of [`Store::image`]; [`Error::NotAuthorized`]
-    pub(super) fn own_image(&self, reference: &str) -> Result<Image, Error> {
+    pub fn own_image(&self, reference: &str) -> Result<Image, Error> {
         let image = self.image(reference)?;
         match self.owns(&image) {
             true => Ok(image),

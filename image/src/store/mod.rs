@@ -18,6 +18,8 @@ mod code;
 mod error;
 mod image;
 mod image_attributes;
+mod image_copy;
+mod image_list;
 mod image_removal;
 mod instance;
 mod kernel;
@@ -50,6 +52,9 @@ pub use crate::catalogue::{
 pub use crate::time::iso8601;
 pub use error::{Error, ErrorKind};
 pub use image_attributes::ImageChange;
+pub use image_copy::ImageCopy;
+pub use image_list::{ImageOwner, ImageQuery};
+pub use image_removal::Deregistered;
 pub use instance::InstanceUpdate;
 pub use kernel::NewKernel;
 pub use launch::{InstanceLock, Launched, LaunchedVolume, NewInstance, Reservation};

@@ -111,7 +111,7 @@ impl Store {
     }
 
     /// Refuses an id or a name that another image has.
-    fn check_unused(&self, image: &Image) -> Result<(), Error> {
+    pub(super) fn check_unused(&self, image: &Image) -> Result<(), Error> {
         if self.catalogue.image(&image.image_id)?.is_some() {
             return Err(Error::ImageExists {
                 image: image.image_id,

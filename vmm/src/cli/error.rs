@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::PathBuf;
 
-use kami_image::{manifest, snapshot, store};
+use kami_image::{filter, manifest, snapshot, store};
 use kami_kernels::Unbootable;
 
 use crate::arch::host;
@@ -42,6 +42,8 @@ pub enum Error {
     Instance(#[from] instance::Error),
     #[error(transparent)]
     Config(#[from] config::Error),
+    #[error(transparent)]
+    Filter(#[from] filter::Error),
     #[error("cannot write the output")]
     Output(#[from] io::Error),
 }
@@ -60,7 +62,7 @@ impl Error {
             ) => Exit::BadInput,
             Self::Launch(launch::Error::Machine(error)) => of_machine(error),
             Self::Launch(launch::Error::Interrupted) => Exit::Interrupted,
-            Self::BackgroundStdio => Exit::Usage,
+            Self::BackgroundStdio | Self::Filter(_) => Exit::Usage,
             Self::Config(_) => Exit::BadInput,
             Self::Launch(_) | Self::Background(_) | Self::Instance(_) | Self::Output(_) => {
                 Exit::Failed
@@ -86,7 +88,9 @@ impl Error {
     pub fn code(&self) -> Option<&'static str> {
         match self {
             Self::Store(error) | Self::Launch(launch::Error::Store(error)) => error.code(),
-            Self::Config(config::Error::UnknownType { .. }) => Some("InvalidParameterValue"),
+            Self::Config(config::Error::UnknownType { .. }) | Self::Filter(_) => {
+                Some("InvalidParameterValue")
+            }
             _ => None,
         }
     }

@@ -3,15 +3,20 @@
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::SystemTime;
 
+use kami_image::filter::Noun;
 use kami_image::id::SnapshotId;
 use kami_image::manifest::{Image, Manifest, Tag};
-use kami_image::store::ImportRequest;
+use kami_image::store::{ImageOwner, ImageQuery, ImportRequest, Store};
+use kami_image::time::parse_iso8601;
 use serde_json::json;
 
-use super::output::{Format, OutputArgs, print, print_json, table};
+use super::filter::{ListArgs, tell_token};
+use super::output::{Format, print, print_json, table};
 use super::progress::Meter;
-use super::{Error, open_store};
+use super::tag::{TagArgs, UntagArgs};
+use super::{Error, image_change as change, open_store};
 use crate::architecture;
 use crate::exit::Exit;
 
@@ -22,9 +27,34 @@ pub enum Command {
     /// Make an image from a disk file: raw, qcow2 or vmdk
     Import(ImportArgs),
     /// List images
-    Ls(OutputArgs),
+    Ls(LsArgs),
     /// Show all of an image
     Show(ShowArgs),
+    /// Change an image's description, or who may launch it
+    Modify(change::ModifyArgs),
+    /// Show who may launch an image, besides its owner
+    Permissions(ShowArgs),
+    /// Give an image tags
+    Tag(TagArgs),
+    /// Take tags from an image
+    Untag(UntagArgs),
+    /// Hide an image from the listings of others, from now on or from some time on
+    Deprecate(change::DeprecateArgs),
+    /// Take an image's deprecation back
+    Undeprecate(change::ImageArgs),
+    /// Keep an image from being launched, and share it with nobody
+    Disable(change::ImageArgs),
+    /// Let a disabled image be launched again
+    Enable(change::ImageArgs),
+    /// Protect an image from being deregistered
+    Protect(change::ProtectArgs),
+    /// Take an image's protection away
+    Unprotect(change::ImageArgs),
+    /// Make another image of the same content
+    Copy(change::CopyArgs),
+    /// Remove images; instances of them are untouched
+    #[command(visible_alias = "rm")]
+    Deregister(change::DeregisterArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -64,6 +94,24 @@ pub struct ImportArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct LsArgs {
+    /// List these: their ids, unique starts of them, or names
+    #[arg(value_name = "IMAGE")]
+    images: Vec<String>,
+
+    /// List the images of this account, or of your own: self
+    #[arg(long = "owner", alias = "owners", value_name = "ACCOUNT|self", value_parser = owner)]
+    owners: Vec<ImageOwner>,
+
+    /// List deprecated images of others and disabled ones too
+    #[arg(long, short)]
+    all: bool,
+
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+#[derive(Debug, clap::Args)]
 pub struct ShowArgs {
     /// The image: its id, a unique start of it, or its name
     image: String,
@@ -76,6 +124,18 @@ impl Command {
             Self::Import(args) => import(args),
             Self::Ls(args) => list(args),
             Self::Show(args) => show(&args),
+            Self::Modify(args) => args.run(),
+            Self::Permissions(args) => permissions(&args),
+            Self::Tag(args) => with_id(|store, find| args.run(store, find)),
+            Self::Untag(args) => with_id(|store, find| args.run(store, find)),
+            Self::Deprecate(args) => args.run(),
+            Self::Undeprecate(args) => args.run(|store, image| store.deprecate_image(image, None)),
+            Self::Disable(args) => args.run(Store::disable_image),
+            Self::Enable(args) => args.run(Store::enable_image),
+            Self::Protect(args) => args.run(),
+            Self::Unprotect(args) => args.run(Store::unprotect_image),
+            Self::Copy(args) => args.run(),
+            Self::Deregister(args) => args.run(),
         }
     }
 }
@@ -111,22 +171,41 @@ fn import(args: ImportArgs) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-fn list(output: OutputArgs) -> Result<Exit, Error> {
-    let images = open_store()?.images()?;
-    match output.format {
-        Format::Json => print_json(&json!({ "Images": images }))?,
+fn list(args: LsArgs) -> Result<Exit, Error> {
+    let store = open_store()?;
+    let images = args.images.iter().map(|image| store.image(image));
+    let query = ImageQuery {
+        images: images
+            .map(|image| Ok(image?.image_id))
+            .collect::<Result<_, Error>>()?,
+        owners: args.owners,
+        filters: args.list.filters(Noun::Image)?,
+        with_deprecated: args.all,
+        with_disabled: args.all,
+        page: args.list.page(),
+    };
+    let (images, token) = store.list_images(&query)?;
+    match args.list.output.format {
+        Format::Json => {
+            let mut listing = json!({ "Images": images });
+            if let Some(token) = token {
+                listing["NextToken"] = json!(token.to_string());
+            }
+            print_json(&listing)?;
+        }
         Format::Table => {
             let rows: Vec<_> = images.iter().map(row).collect();
             print(&table(
-                ["IMAGE ID", "NAME", "ARCH", "SIZE", "CREATED"],
+                ["IMAGE ID", "NAME", "ARCH", "SIZE", "STATE", "CREATED"],
                 &rows,
             ))?;
+            tell_token(token.as_ref());
         }
     }
     Ok(Exit::Done)
 }
 
-fn row(image: &Image) -> [String; 5] {
+fn row(image: &Image) -> [String; 6] {
     let root = image.root_mapping().and_then(|entry| entry.ebs.as_ref());
     let size_gib = root.and_then(|ebs| ebs.volume_size);
     [
@@ -134,8 +213,20 @@ fn row(image: &Image) -> [String; 5] {
         image.name.clone(),
         image.architecture.to_string(),
         size_gib.map_or_else(String::new, |gib| format!("{gib} GiB")),
+        state(image),
         image.creation_date.clone().unwrap_or_default(),
     ]
+}
+
+/// EC2's word, and for people that the image is deprecated.
+fn state(image: &Image) -> String {
+    let state = image.state.as_deref().unwrap_or_default();
+    let deprecation = image.deprecation_time.as_deref().and_then(parse_iso8601);
+    match state {
+        "available" if deprecation.is_some_and(|time| time <= SystemTime::now()) => "deprecated",
+        state => state,
+    }
+    .to_owned()
 }
 
 /// JSON whatever the output: an image's members are too many for columns.
@@ -143,6 +234,30 @@ fn show(args: &ShowArgs) -> Result<Exit, Error> {
     let image = open_store()?.image(&args.image)?;
     print_json(&json!({ "Images": [image] }))?;
     Ok(Exit::Done)
+}
+
+/// EC2's answer to `DescribeImageAttribute`: permissions are no member of an image.
+fn permissions(args: &ShowArgs) -> Result<Exit, Error> {
+    let (id, permissions) = open_store()?.launch_permissions(&args.image)?;
+    print_json(&json!({ "ImageId": id, "LaunchPermissions": permissions }))?;
+    Ok(Exit::Done)
+}
+
+/// Runs a command on one of the caller's own images.
+fn with_id(
+    run: impl FnOnce(&Store, &dyn Fn(&str) -> Result<String, Error>) -> Result<Exit, Error>,
+) -> Result<Exit, Error> {
+    let store = open_store()?;
+    run(&store, &|image| {
+        Ok(store.own_image(image)?.image_id.to_string())
+    })
+}
+
+fn owner(text: &str) -> Result<ImageOwner, String> {
+    match text {
+        "self" => Ok(ImageOwner::Caller),
+        account => parsed(account).map(ImageOwner::Account),
+    }
 }
 
 fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {

@@ -5,12 +5,15 @@
 
 pub mod completion;
 mod error;
+mod filter;
 mod image;
+mod image_change;
 mod instances;
 mod kernel;
 mod output;
 mod progress;
 mod run;
+mod tag;
 pub mod value;
 
 use clap::{Parser, Subcommand};
@@ -36,7 +39,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Machine images: register, import, list
+    /// Machine images
     #[command(subcommand)]
     Image(image::Command),
     /// Kernels and ramdisks that images name

@@ -270,9 +270,12 @@ fn a_deregistered_image_leaves_its_instances_and_snapshots() {
     let launched = place.launch(&image, Some("one"));
     let before = place.files();
 
-    let error = place.seen_by(OTHER).deregister_image(&id).unwrap_err();
+    let error = place
+        .seen_by(OTHER)
+        .deregister_image(&id, false)
+        .unwrap_err();
     assert!(matches!(error, Error::NotAuthorized { .. }), "{error}");
-    owner.deregister_image("web").unwrap();
+    owner.deregister_image("web", false).unwrap();
     assert!(owner.images().unwrap().is_empty());
     assert!(owner.tags(&id).unwrap().is_empty());
     let error = owner.launchable_image(&id).unwrap_err();
@@ -293,7 +296,7 @@ fn a_protected_image_is_not_deregistered() {
     place.import("web");
     let state = |image: Image| image.deregistration_protection.unwrap();
     let protected = || {
-        let error = place.store.deregister_image("web").unwrap_err();
+        let error = place.store.deregister_image("web", false).unwrap_err();
         assert!(matches!(error, Error::ImageProtected { .. }), "{error}");
     };
     assert_eq!(
@@ -321,5 +324,5 @@ fn a_protected_image_is_not_deregistered() {
         .unwrap()
         .execute(past, [])
         .unwrap();
-    place.store.deregister_image("web").unwrap();
+    place.store.deregister_image("web", false).unwrap();
 }

@@ -1,4 +1,6 @@
 mod child;
+mod image_copy;
+mod image_list;
 mod images;
 mod instance;
 mod kernel;
