@@ -199,25 +199,31 @@ impl Store {
         })
     }
 
-    /// Detaches a volume from its stopped instance, or from the one that is named, which must be it.
+    /// Detaches volumes from their stopped instances, or from the one that is named, which must be it: all of
+    /// them or none.
     ///
     /// # Errors
-    /// [`Error::Refused`] where it is not attached (there), or its instance is not stopped;
+    /// [`Error::Refused`] where one is not attached (there), or its instance is not stopped;
     /// [`Error::VolumeNotFound`], [`Error::Catalogue`].
-    pub fn detach_volume(&self, id: &VolumeId, instance: Option<&InstanceId>) -> Result<(), Error> {
+    pub fn detach_volumes(
+        &self,
+        ids: &[VolumeId],
+        instance: Option<&InstanceId>,
+    ) -> Result<(), Error> {
         let transaction = self.durable()?;
-        let found = self.volume_of(id)?;
-        let volume = *id;
-        let holder = found
-            .instance
-            .ok_or(VolumeRefusal::NotAttached { volume })?;
-        if let Some(&instance) = instance
-            && instance != holder
-        {
-            return Err(VolumeRefusal::NotAttachedTo { volume, instance }.into());
+        // Until the commit nobody starts the instances.
+        let mut locks = Vec::new();
+        for &volume in ids {
+            let found = self.volume_of(&volume)?.instance;
+            let holder = found.ok_or(VolumeRefusal::NotAttached { volume })?;
+            if let Some(&instance) = instance
+                && instance != holder
+            {
+                return Err(VolumeRefusal::NotAttachedTo { volume, instance }.into());
+            }
+            locks.push(self.hold_stopped(&holder)?);
+            self.catalogue.detach_volume(&volume)?;
         }
-        let _lock = self.hold_stopped(&holder)?;
-        self.catalogue.detach_volume(id)?;
         Ok(self.catalogue.commit(transaction)?)
     }
 
@@ -252,21 +258,32 @@ impl Store {
         Ok(record)
     }
 
-    /// Deletes a volume that is not attached. Snapshots that were made of it stay.
+    /// Deletes volumes that are not attached: all of them or none. Snapshots that were made of them stay.
     ///
     /// # Errors
-    /// [`Error::Refused`] where it is attached; [`Error::VolumeNotFound`], [`Error::Catalogue`].
-    pub fn delete_volume(&self, id: &VolumeId) -> Result<(), Error> {
+    /// Those of [`Store::check_deletable`].
+    pub fn delete_volumes(&self, ids: &[VolumeId]) -> Result<(), Error> {
         let transaction = self.durable()?;
-        let volume = self.volume_of(id)?;
-        if let Some(instance) = volume.instance {
-            let volume = *id;
-            return Err(VolumeRefusal::Attached { volume, instance }.into());
+        self.check_deletable(ids)?;
+        for id in ids {
+            self.remove_volume_row(&self.volume_of(id)?)?;
         }
-        self.remove_volume_row(&volume)?;
         self.catalogue.commit(transaction)?;
         fault::point("delete-volume.committed");
-        self.volumes_gone(&[*id]);
+        self.volumes_gone(ids);
+        Ok(())
+    }
+
+    /// Whether the volumes can be deleted.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where one is attached; [`Error::VolumeNotFound`], [`Error::Catalogue`].
+    pub fn check_deletable(&self, ids: &[VolumeId]) -> Result<(), Error> {
+        for &volume in ids {
+            if let Some(instance) = self.volume_of(&volume)?.instance {
+                return Err(VolumeRefusal::Attached { volume, instance }.into());
+            }
+        }
         Ok(())
     }
 

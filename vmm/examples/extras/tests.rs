@@ -30,7 +30,7 @@ fn escaped(text: &str) -> String {
 #[test]
 fn every_command_has_a_page_and_every_page_a_command() {
     let pages = pages();
-    assert_eq!(pages.len(), text::TEXTS.len());
+    assert_eq!(pages.len(), text::all().count());
     for (name, page) in pages {
         assert!(page.contains(".SH DESCRIPTION\n"), "{name}");
         assert!(page.contains(".SH EXAMPLES\n"), "{name}");
@@ -75,7 +75,7 @@ fn words(line: &str) -> Vec<&str> {
 
 #[test]
 fn every_example_is_a_command_line_that_kami_takes() {
-    for text in text::TEXTS {
+    for text in text::all() {
         assert!(!text.examples.is_empty(), "{}", text.name);
         for line in text.examples.iter().flat_map(|(_, line)| line.split(';')) {
             let parsed = Cli::try_parse_from(words(line));

@@ -15,6 +15,7 @@ mod progress;
 mod run;
 mod tag;
 pub mod value;
+mod volume;
 
 use clap::{Parser, Subcommand};
 use kami_image::store::Store;
@@ -45,6 +46,9 @@ enum Command {
     /// Kernels and ramdisks that images name
     #[command(subcommand)]
     Kernel(kernel::Command),
+    /// Volumes: create, attach, detach, modify, delete, list
+    #[command(subcommand)]
+    Volume(volume::Command),
     /// Launch an instance from an image
     Run(run::Args),
     /// List instances
@@ -76,6 +80,7 @@ impl Cli {
         match self.command {
             Command::Image(command) => command.run(),
             Command::Kernel(command) => command.run(),
+            Command::Volume(command) => command.run(),
             Command::Run(args) => args.run(),
             Command::Ps(args) => args.run(),
             Command::Logs(args) => args.run(),

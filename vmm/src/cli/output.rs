@@ -1,5 +1,6 @@
 //! What commands print: aligned columns for people, EC2's JSON shapes for programs.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
@@ -20,6 +21,31 @@ pub struct OutputArgs {
     /// How to print the listing
     #[arg(long = "output", value_name = "FORMAT", value_enum, default_value_t)]
     pub format: Format,
+}
+
+/// The `--dry-run` option of what changes much.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct DryRun {
+    /// Check the request and say what would be done, but do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl DryRun {
+    pub fn is_set(self) -> bool {
+        self.dry_run
+    }
+
+    /// Says what would be done, one thing a line: `would delete vol-…`.
+    ///
+    /// # Errors
+    /// As [`print`].
+    pub fn tell<T: fmt::Display>(self, action: &str, things: &[T]) -> io::Result<()> {
+        let lines = things
+            .iter()
+            .map(|thing| format!("would {action} {thing}\n"));
+        print(&lines.collect::<String>())
+    }
 }
 
 /// Colours, for those who see them.

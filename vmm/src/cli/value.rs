@@ -54,6 +54,20 @@ pub fn disk_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads the size of a volume in GiB: a number of them, or a size with a unit that is a whole number.
+///
+/// # Errors
+/// A sentence that names what is wrong.
+pub fn gib(text: &str) -> Result<u64, String> {
+    if let Ok(size) = text.parse() {
+        return Ok(size);
+    }
+    match size_bytes(text)? {
+        bytes if bytes.is_multiple_of(1 << 30) => Ok(bytes >> 30),
+        _ => Err(format!("'{text}' is not a whole number of GiB")),
+    }
+}
+
 /// Reads a duration: numbers with the units `ms`, `s`, `m`, `h`, `d`, largest first or not, added
 /// up. A lone number counts seconds.
 ///
@@ -180,6 +194,16 @@ mod tests {
             "M512",
         ] {
             assert!(size_bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_of_volumes_are_gib() {
+        for (text, size) in [("20", 20), ("20G", 20), ("16 TiB", 16 << 10), ("0", 0)] {
+            assert_eq!(gib(text), Ok(size), "{text}");
+        }
+        for text in ["", "-1", "1.5", "1.5G", "512M", "x"] {
+            assert!(gib(text).is_err(), "{text}");
         }
     }
 

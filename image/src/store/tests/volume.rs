@@ -63,7 +63,7 @@ fn a_volume_is_made_empty_or_of_a_snapshot_and_deleted() {
     assert_eq!(place.again().volume(&made.id.to_string()).unwrap(), made);
     let short = &made.id.to_string()[4..12];
     assert_eq!(place.store.volume(short).unwrap(), made);
-    place.store.delete_volume(&made.id).unwrap();
+    place.store.delete_volumes(&[made.id]).unwrap();
     assert_eq!(place.files(), before);
 
     let image = place.import("debian");
@@ -83,9 +83,9 @@ fn a_volume_is_made_empty_or_of_a_snapshot_and_deleted() {
         .store
         .add_tags(std::slice::from_ref(&id), &[tag])
         .unwrap();
-    place.store.delete_volume(&made.id).unwrap();
+    place.store.delete_volumes(&[made.id]).unwrap();
     assert!(place.store.tags(&id).unwrap().is_empty());
-    let gone = said(place.store.delete_volume(&made.id));
+    let gone = said(place.store.delete_volumes(&[made.id]));
     let message = format!("The volume '{}' does not exist.", made.id);
     assert_eq!(gone, ("InvalidVolume.NotFound", message));
 }
@@ -141,18 +141,18 @@ fn a_volume_is_attached_to_a_stopped_instance_and_detached() {
     let again = said(store.attach_volume(&volume, &instance, "/dev/sdg"));
     let message = format!("{volume} is already attached to an instance");
     assert_eq!(again, ("VolumeInUse", message));
-    let deleted = said(store.delete_volume(&volume));
+    let deleted = said(store.delete_volumes(&[volume]));
     let message = format!("Volume {volume} is currently attached to {instance}");
     assert_eq!(deleted, ("VolumeInUse", message));
 
     let other = InstanceId::generate();
-    let (code, _) = said(store.detach_volume(&volume, Some(&other)));
+    let (code, _) = said(store.detach_volumes(&[volume], Some(&other)));
     assert_eq!(code, "InvalidAttachment.NotFound");
-    store.detach_volume(&volume, Some(&instance)).unwrap();
-    let detached = said(store.detach_volume(&volume, None));
+    store.detach_volumes(&[volume], Some(&instance)).unwrap();
+    let detached = said(store.detach_volumes(&[volume], None));
     let message = format!("Volume '{volume}' is in the 'available' state.");
     assert_eq!(detached, ("IncorrectState", message));
-    store.delete_volume(&volume).unwrap();
+    store.delete_volumes(&[volume]).unwrap();
 }
 
 #[test]
@@ -183,10 +183,10 @@ fn the_root_can_be_swapped_for_another() {
     let place = Place::new();
     let (instance, volumes) = place.stopped();
     let store = &place.store;
-    store.detach_volume(&volumes[0].id, None).unwrap();
+    store.detach_volumes(&[volumes[0].id], None).unwrap();
     let other = store.add_volume(&gib(2), &[]).unwrap().id;
     store.attach_volume(&other, &instance, "/dev/sdh").unwrap();
-    store.detach_volume(&other, None).unwrap();
+    store.detach_volumes(&[other], None).unwrap();
     store.attach_volume(&other, &instance, "/dev/sda1").unwrap();
     store
         .attach_volume(&volumes[0].id, &instance, "/dev/sdh")
@@ -212,14 +212,14 @@ fn nothing_changes_while_the_instance_runs() {
     let message = format!("The instance '{instance}' is not in the 'stopped' state.");
     for refused in [
         said(store.attach_volume(&volume, &instance, "/dev/sdf")),
-        said(store.detach_volume(&attached, None)),
+        said(store.detach_volumes(&[attached], None)),
         said(store.modify_volume(&attached, &gib(2))),
     ] {
         assert_eq!(refused, ("IncorrectInstanceState", message.clone()));
     }
     // Its process is gone without a word: it has stopped.
     drop((launched.volumes, launched.lock));
-    store.detach_volume(&attached, None).unwrap();
+    store.detach_volumes(&[attached], None).unwrap();
 }
 
 #[test]

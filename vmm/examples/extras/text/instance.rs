@@ -1,0 +1,93 @@
+//! What is written about instances: `kami run` and its like.
+
+use kami_vmm::exit::Exit::{self, Done, Failed, NotFound, Usage};
+
+use super::Text;
+
+pub const TEXTS: &[Text] = &[
+    Text {
+        name: "kami-run",
+        description: &[
+            "Launches an instance: makes its volumes from the image's snapshots, copy-on-write, and its ephemeral disks, and \
+             boots the kernel given, else the image's own. The guest sees the disks as virtio-blk in mapping order, root \
+             first, each with the volume's id as its serial.",
+            "The terminal is the guest's serial console until the guest ends. Ctrl-] opens a menu: power button, reset, quit. \
+             A reset by the guest boots it again; a power off ends the instance, and its exit status tells how.",
+            "An image runs on a host of its architecture; one for i386 runs on x86_64 as well, under a kernel for either.",
+            "An instance that has ended stays listed by kami ps -a until kami rm removes it, with its ephemeral disks and the \
+             volumes that the mapping marks DeleteOnTermination.",
+            "The kernel's command line names the console and the root device; --help prints it.",
+        ],
+        exits: &Exit::ALL,
+        has_store: true,
+        examples: &[
+            (
+                "Launch an image with a kernel of your own on this terminal:",
+                "kami run web --kernel vmlinuz --initrd initrd.img",
+            ),
+            (
+                "Launch an image in the background, with two processors and 2 GiB of memory:",
+                "kami run web -d --cpus 2 --memory 2G",
+            ),
+            (
+                "Give the guest a scratch disk and an empty volume of 20 GiB:",
+                "kami run web -b /dev/sdb=ephemeral0 --ephemeral-size 20G -b /dev/sdc=:20",
+            ),
+            (
+                "Test that an image boots and powers off within a minute:",
+                "kami run web --rm --timeout 1m --console file=boot.log",
+            ),
+        ],
+    },
+    Text {
+        name: "kami-ps",
+        description: &["Lists the instances that run, or with --all those that have ended too."],
+        exits: &[Done, Failed, Usage],
+        has_store: true,
+        examples: &[
+            ("List all instances, with what ended them:", "kami ps --all"),
+            (
+                "Print what runs as describe-instances does:",
+                "kami ps --output json",
+            ),
+        ],
+    },
+    Text {
+        name: "kami-logs",
+        description: &[
+            "Prints what an instance wrote to its serial console, whether or not it still runs.",
+        ],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[(
+            "Follow the console until the instance ends:",
+            "kami logs -f web",
+        )],
+    },
+    Text {
+        name: "kami-stop",
+        description: &[
+            "Presses the power button of each instance and waits until the guest has powered off. One that still runs after \
+             the grace time is ended by force. Prints the id of each that has stopped.",
+        ],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[
+            ("Stop an instance:", "kami stop web"),
+            ("End one by force now:", "kami stop --time 0 web"),
+        ],
+    },
+    Text {
+        name: "kami-rm",
+        description: &[
+            "Removes each instance, with its console log, its ephemeral disks, and the volumes that the mapping marks \
+             DeleteOnTermination; prints its id. One bad id fails the command before anything is removed.",
+        ],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[(
+            "Remove an instance, whether or not it runs:",
+            "kami rm -f web",
+        )],
+    },
+];
