@@ -11,6 +11,7 @@
 mod images;
 mod instances;
 mod kernels;
+mod parameters;
 mod schema;
 mod snapshots;
 mod tags;
@@ -29,6 +30,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 pub use images::ImageState;
 pub use instances::{End, Instance, InstanceState};
 pub use kernels::{KernelFileId, KernelKind, KernelRecord};
+pub use parameters::Parameter;
 pub(crate) use snapshots::NewSnapshot;
 pub use snapshots::SnapshotRecord;
 pub(crate) use volumes::Attachment;

@@ -17,6 +17,9 @@ impl Error {
             Self::NotAuthorized { .. } => "AuthFailure",
             Self::ImageProtected { .. } => "OperationNotPermitted",
             Self::Tag(error) => error.code(),
+            Self::ParameterName { .. } => "ValidationException",
+            Self::ParameterNotFound { .. } => "ParameterNotFound",
+            Self::ParameterVersionNotFound { .. } => "ParameterVersionNotFound",
             Self::ImageNameInUse { .. } => "InvalidAMIName.Duplicate",
             Self::KernelNotFound { kind, .. } => match kind {
                 KernelKind::Kernel => "InvalidKernelId.NotFound",

@@ -54,6 +54,15 @@ pub enum Error {
     NotAuthorized { image: ImageId },
     #[error(transparent)]
     Tag(#[from] manifest::InvalidTag),
+    #[error(
+        "the parameter name {name:?} is invalid: expecting letters, digits, '.', '-' and '_', with a \
+         '/' before each of up to 15 levels, and not 'aws' or 'ssm' at the start"
+    )]
+    ParameterName { name: String },
+    #[error("The parameter '{name}' does not exist")]
+    ParameterNotFound { name: String },
+    #[error("The parameter '{name}' has no version '{version}'")]
+    ParameterVersionNotFound { name: String, version: String },
     #[error("{reference:?} is more than one {what}")]
     Ambiguous {
         what: &'static str,
@@ -122,6 +131,8 @@ impl Error {
         use mapping::Error::UnknownSnapshot;
         match self {
             Self::ImageNotFound { .. }
+            | Self::ParameterNotFound { .. }
+            | Self::ParameterVersionNotFound { .. }
             | Self::KernelNotFound { .. }
             | Self::SnapshotNotFound { .. }
             | Self::InstanceNotFound { .. }
@@ -136,6 +147,7 @@ impl Error {
             | Self::SnapshotUnnamed { .. }
             | Self::SnapshotTwice { .. }
             | Self::ImageIdMalformed { .. }
+            | Self::ParameterName { .. }
             | Self::Tag(_)
             | Self::Name { .. } => ErrorKind::Input,
             _ => ErrorKind::Other,
@@ -161,6 +173,12 @@ impl Error {
             Self::ImageProtected { image } => Some(format!(
                 "kami image unprotect {image} takes the protection away, after a cooldown if it has one"
             )),
+            Self::ParameterNotFound { .. } => {
+                Some("kami parameter ls lists the parameters".to_owned())
+            }
+            Self::ParameterVersionNotFound { name, .. } => {
+                Some(format!("kami parameter history {name} lists its versions"))
+            }
             Self::KernelNotFound { .. } => {
                 Some("kami kernel import FILE puts one into the store".to_owned())
             }

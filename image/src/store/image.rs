@@ -41,10 +41,10 @@ impl Store {
     /// parameter that holds its id.
     ///
     /// # Errors
-    /// Those of [`Store::image`]; [`Error::NotAuthorized`] where the image is somebody else's,
-    /// [`Error::ImageUnavailable`] where it is disabled.
+    /// Those of [`Store::image`] and [`Store::parameter`]; [`Error::NotAuthorized`] where the image is
+    /// somebody else's, [`Error::ImageUnavailable`] where it is disabled.
     pub fn launchable_image(&self, reference: &str) -> Result<Image, Error> {
-        let image = self.find_image(reference)?;
+        let image = self.find_image(&self.named(reference)?)?;
         let id = image.image_id;
         if !self.may_launch(&image)? {
             return Err(Error::NotAuthorized { image: id });

@@ -24,6 +24,7 @@ mod image_removal;
 mod instance;
 mod kernel;
 mod launch;
+mod parameter;
 mod reclaim;
 mod register;
 mod snapshot;
@@ -46,8 +47,8 @@ use crate::snapshot::SnapshotFiles;
 use crate::volume::VolumeFiles;
 
 pub use crate::catalogue::{
-    Instance, InstanceState, KernelFileId, KernelKind, KernelRecord, SnapshotRecord, VolumeRecord,
-    VolumeState,
+    Instance, InstanceState, KernelFileId, KernelKind, KernelRecord, Parameter, SnapshotRecord,
+    VolumeRecord, VolumeState,
 };
 pub use crate::time::iso8601;
 pub use error::{Error, ErrorKind};

@@ -12,6 +12,7 @@ pub struct ListArgs {
     #[arg(
         long = "filter",
         alias = "filters",
+        num_args = 1..,
         value_name = "Name=NAME,Values=VALUE[,...]"
     )]
     filters: Vec<Filter>,

@@ -11,6 +11,7 @@ mod image_change;
 mod instances;
 mod kernel;
 mod output;
+mod parameter;
 mod progress;
 mod run;
 mod tag;
@@ -49,6 +50,9 @@ enum Command {
     /// Volumes: create, attach, detach, modify, delete, list
     #[command(subcommand)]
     Volume(volume::Command),
+    /// Names for images, with versions to roll back to
+    #[command(subcommand)]
+    Parameter(parameter::Command),
     /// Launch an instance from an image
     Run(run::Args),
     /// List instances
@@ -81,6 +85,7 @@ impl Cli {
             Command::Image(command) => command.run(),
             Command::Kernel(command) => command.run(),
             Command::Volume(command) => command.run(),
+            Command::Parameter(command) => command.run(),
             Command::Run(args) => args.run(),
             Command::Ps(args) => args.run(),
             Command::Logs(args) => args.run(),

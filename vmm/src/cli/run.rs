@@ -20,7 +20,7 @@ use crate::launch::{self, Request};
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true, after_long_help = after_long_help(), after_help = Exit::table())]
 pub struct Args {
-    /// The image: its id, a unique start of it, or its name
+    /// The image: its id, a unique start of it, its name, or resolve:ssm:PARAMETER[:VERSION]
     image: String,
 
     /// Boot this kernel instead of the image's: bzImage or ELF, on arm64 Image, compressed or not

@@ -5,6 +5,7 @@ mod images;
 mod instance;
 mod kernel;
 mod launch;
+mod parameter;
 mod register;
 mod sweep;
 mod tags;
