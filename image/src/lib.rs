@@ -10,6 +10,7 @@
 pub mod account;
 mod catalogue;
 pub mod chunk;
+pub mod export;
 pub mod fault;
 pub mod filter;
 pub mod format;

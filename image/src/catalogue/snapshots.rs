@@ -136,6 +136,21 @@ impl Catalogue {
         self.sqlite(add())
     }
 
+    /// Has the volume stand on the snapshot, its layers from `layer` on being over it.
+    pub(crate) fn rebase_volume(
+        &self,
+        volume: &VolumeId,
+        snapshot: &SnapshotId,
+        layer: u32,
+    ) -> Result<(), Error> {
+        let update = || {
+            self.connection
+                .prepare_cached("UPDATE volumes SET base = ?2, layer = ?3 WHERE id = ?1")?
+                .execute(params![volume.to_string(), snapshot.to_string(), layer])
+        };
+        self.sqlite(update()).map(|_| ())
+    }
+
     /// Whether a snapshot needs this file of `segments/`.
     pub(crate) fn has_segment(&self, segment: u64) -> Result<bool, Error> {
         let query = || {

@@ -26,7 +26,16 @@ pub(crate) struct PendingFile {
 impl PendingFile {
     /// Creates an empty, locked file in `folder`.
     pub(crate) fn create(folder: &Path) -> io::Result<Self> {
-        match nameless(folder) {
+        Self::create_with(folder, 0o600)
+    }
+
+    /// As [`PendingFile::create`], of a file that others may read as the user's umask has it.
+    pub(crate) fn create_shared(folder: &Path) -> io::Result<Self> {
+        Self::create_with(folder, 0o666)
+    }
+
+    fn create_with(folder: &Path, mode: u32) -> io::Result<Self> {
+        match nameless(folder, mode) {
             Ok(file) => Ok(Self {
                 file,
                 name: None,
@@ -105,9 +114,9 @@ impl Drop for PendingFile {
     }
 }
 
-fn nameless(folder: &Path) -> io::Result<File> {
+fn nameless(folder: &Path, mode: u32) -> io::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(folder, flags, Mode::from_raw_mode(0o600))?);
+    let file = File::from(rustix::fs::open(folder, flags, Mode::from_raw_mode(mode))?);
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     // Without /proc it could never be named.
     std::fs::metadata(format!("/proc/self/fd/{}", file.as_raw_fd()))

@@ -7,7 +7,7 @@
 use super::header::{HEADER_BYTES, Header, id_field};
 use super::{CHUNK_BYTES, ChunkPlace, Digest, Error, StoredChunk};
 use crate::id::SnapshotId;
-use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::fs::{FlockOperation, Mode, OFlags, SeekFrom, flock};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -71,6 +71,10 @@ impl Table {
         let file = rustix::fs::open(&path, flags, Mode::empty())
             .map(File::from)
             .map_err(|source| Error::io("open", &path, source.into()))?;
+        // Read by a volume, which may be that of a running instance that was not told yet that its
+        // volume stands on another snapshot now: deleting it waits. It fails only while its
+        // writer has the file, which holds all snapshots anyway.
+        let _ = flock(&file, FlockOperation::NonBlockingLockShared);
         Self::from_file(file, path, id)
     }
 
@@ -108,6 +112,11 @@ impl Table {
     /// The size of the snapshot.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    /// How many chunks are stored, as the header says.
+    pub(crate) fn stored_chunks(&self) -> u64 {
+        self.stored_chunks
     }
 
     /// The chunk at `index`: `None` for one of zeroes, and beyond the snapshot's end.

@@ -7,13 +7,20 @@
 
 use super::{Error, SnapshotFiles};
 use crate::chunk;
+use crate::chunk::pending::unlock;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 
 /// Held: nothing that the catalogue named when this was taken is deleted.
 #[derive(Debug)]
 pub(crate) struct Hold {
-    _folder: File,
+    folder: File,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        unlock(&self.folder);
+    }
 }
 
 impl SnapshotFiles {
@@ -23,7 +30,7 @@ impl SnapshotFiles {
         let folder = self.lock_file()?;
         loop {
             match flock(&folder, FlockOperation::LockShared) {
-                Ok(()) => return Ok(Hold { _folder: folder }),
+                Ok(()) => return Ok(Hold { folder }),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(self.lock_failed(error)),
             }
@@ -34,7 +41,7 @@ impl SnapshotFiles {
     pub(crate) fn hold_alone(&self) -> Result<Option<Hold>, Error> {
         let folder = self.lock_file()?;
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Hold { _folder: folder })),
+            Ok(()) => Ok(Some(Hold { folder })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(self.lock_failed(error)),
         }

@@ -6,6 +6,7 @@
 //! module's, and so is which segments they need.
 
 mod hold;
+mod reader;
 mod store;
 mod sweep;
 mod verify;
@@ -13,7 +14,7 @@ mod verify;
 pub(crate) use hold::Hold;
 pub(crate) use sweep::sweep_folder;
 
-use crate::chunk::pending::{PendingFile, sync_folder};
+use crate::chunk::pending::{self, PendingFile, sync_folder};
 use crate::chunk::segment::{self, NewSegment, SegmentWriter, Slots};
 use crate::chunk::table::{self, Table, TableWriter};
 use crate::chunk::{self, CHUNK_BYTES, ChunkIndex, ChunkPlace, StoredChunk};
@@ -24,6 +25,9 @@ use std::num::NonZero;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+/// Ends the name of the file that is locked by who makes a snapshot of the volume it is named after.
+pub(crate) const TURN_SUFFIX: &str = ".turn";
 
 /// What goes wrong with snapshots.
 #[derive(Debug, thiserror::Error)]
@@ -42,20 +46,32 @@ pub enum Error {
         place.segment, place.offset
     )]
     Verify { place: ChunkPlace },
+    #[error(
+        "segment {:016x} is damaged: what it has at byte {} is not what was stored there",
+        place.segment, place.offset
+    )]
+    Damaged { place: ChunkPlace },
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
+    /// The volume that is read.
+    #[error("cannot read the volume")]
+    Volume(#[source] Box<crate::volume::Error>),
     /// Whoever was told the progress answered to stop.
     #[error("interrupted")]
     Interrupted,
 }
 
-/// Which half of writing a snapshot goes on.
+/// Which part of writing a snapshot goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Another snapshot of the same volume is being made.
+    Wait,
     /// The disk is read and what is new of it is written.
     Store,
     /// What was written is read back and compared.
     Verify,
+    /// A snapshot is copied out of the store.
+    Export,
 }
 
 /// Told how far writing a snapshot has come; `Break` ends it with [`Error::Interrupted`].
@@ -156,6 +172,11 @@ impl SnapshotFiles {
         }
     }
 
+    /// Where the tables are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.snapshots
+    }
+
     /// Writes the disk of `source` as snapshot `id`, sharing the chunks that `index` finds and
     /// those that come more than once, then reads back what is new.
     ///
@@ -225,6 +246,20 @@ impl SnapshotFiles {
             each(entry?.1.place);
         }
         Ok(())
+    }
+
+    /// Whether some process has the snapshot's table open: a volume, most likely.
+    pub(crate) fn is_read(&self, id: &SnapshotId) -> Result<bool, Error> {
+        let path = table::path(&self.snapshots, id);
+        let failed = |source| chunk::Error::io("lock", &path, source);
+        let file = match std::fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(failed(error).into()),
+        };
+        let is_free = pending::lock(&file).map_err(failed)?;
+        pending::unlock(&file);
+        Ok(!is_free)
     }
 
     /// Deletes the table of a snapshot that nothing names; one that is missing is no error.

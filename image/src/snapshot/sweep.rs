@@ -4,7 +4,7 @@
 //! first and looked up in the catalogue second: unlocked and unnamed means that nobody will ever
 //! name it.
 
-use super::{Error, SnapshotFiles};
+use super::{Error, SnapshotFiles, TURN_SUFFIX};
 use crate::chunk::pending::{self, UNFINISHED_PREFIX};
 use crate::chunk::{self, segment, table};
 use crate::id::SnapshotId;
@@ -27,6 +27,9 @@ impl SnapshotFiles {
     ) -> Result<u64, Error> {
         // The tables first: their segments are needed as long as they stand.
         let tables = sweep_folder(&self.snapshots, &|name| {
+            if name.ends_with(TURN_SUFFIX) {
+                return Some(false);
+            }
             table::id_of(name).map(|id| is_named(&id))
         })?;
         let segments = sweep_folder(&self.segments, &|name| {

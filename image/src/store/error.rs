@@ -82,6 +82,13 @@ pub enum Error {
     /// EC2: InvalidSnapshot.NotFound.
     #[error("The snapshot '{reference}' does not exist.")]
     SnapshotNotFound { reference: String },
+    #[error("{} exists already", path.display())]
+    FileExists { path: PathBuf },
+    #[error("cannot freeze the volumes of the running instance")]
+    Freeze {
+        #[source]
+        source: io::Error,
+    },
     /// EC2: InvalidSnapshot.InUse.
     #[error("The snapshot {snapshot} is currently in use by {image}")]
     SnapshotInUse {
@@ -167,6 +174,7 @@ impl Error {
             Self::SnapshotNotFound { .. } => {
                 Some("kami snapshot ls lists the snapshots".to_owned())
             }
+            Self::FileExists { .. } => Some("--force replaces it".to_owned()),
             Self::SnapshotInUse { image, .. } => {
                 Some(format!("kami image deregister {image} lets go of it"))
             }

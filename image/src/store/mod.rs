@@ -16,6 +16,7 @@
 
 mod code;
 mod error;
+mod export;
 mod image;
 mod image_attributes;
 mod image_copy;
@@ -34,6 +35,7 @@ mod tags;
 mod tests;
 mod volume;
 mod volume_change;
+mod volume_snapshot;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -62,6 +64,7 @@ pub use launch::{InstanceLock, Launched, LaunchedVolume, NewInstance, Reservatio
 pub use register::ImportRequest;
 pub use tags::TagToRemove;
 pub use volume_change::VolumeRefusal;
+pub use volume_snapshot::{Live, VolumeSnapshot, WrittenSnapshots};
 
 /// An open store. For one thread; others open their own.
 #[derive(Debug)]

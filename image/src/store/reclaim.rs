@@ -60,7 +60,12 @@ impl Store {
     fn remove_released(&self) -> Result<Vec<SnapshotId>, Error> {
         let transaction = self.durable()?;
         // Within the transaction: until now a volume may have come to stand on one.
-        let released = self.catalogue.released_snapshots()?;
+        let mut released = Vec::new();
+        for id in self.catalogue.released_snapshots()? {
+            if !self.snapshots.is_read(&id)? {
+                released.push(id);
+            }
+        }
         if !released.is_empty() {
             self.catalogue.remove_snapshots(&released)?;
             self.catalogue.commit(transaction)?;

@@ -1,8 +1,12 @@
-//! Snapshots in the store: looking them up, deleting them.
+//! Snapshots in the store: making one of a volume, looking them up, deleting them.
 
-use super::{Error, SnapshotRecord, Store, ambiguous, id_prefix};
+use std::ops::ControlFlow;
+
+use super::{Error, Live, SnapshotRecord, Store, VolumeSnapshot, ambiguous, id_prefix};
 use crate::fault;
 use crate::id::SnapshotId;
+use crate::manifest::{Tag, check_tags};
+use crate::snapshot::Progress;
 
 impl Store {
     /// Every snapshot, oldest first.
@@ -31,6 +35,31 @@ impl Store {
             }
         };
         self.catalogue.snapshot(&id)?.ok_or_else(not_found)
+    }
+
+    /// Makes a snapshot of a volume; `live` is the instance that runs with it, if one does.
+    ///
+    /// # Errors
+    /// [`Error::Tag`], and those of [`Store::write_volume_snapshots`]. No snapshot is left then.
+    pub fn create_snapshot(
+        &self,
+        new: &VolumeSnapshot,
+        tags: &[Tag],
+        mut live: Option<&mut dyn Live>,
+        progress: &mut dyn FnMut(&str, Progress) -> ControlFlow<()>,
+    ) -> Result<SnapshotRecord, Error> {
+        check_tags(tags)?;
+        let wanted = std::slice::from_ref(new);
+        let written = match &mut live {
+            Some(live) => self.write_volume_snapshots(wanted, Some(&mut **live), progress)?,
+            None => self.write_volume_snapshots(wanted, None, progress)?,
+        };
+        let transaction = self.durable()?;
+        written.add_rows()?;
+        self.catalogue.add_tags(&new.snapshot.to_string(), tags)?;
+        self.catalogue.commit(transaction)?;
+        written.finish(live);
+        self.snapshot(&new.snapshot.to_string())
     }
 
     /// Deletes a snapshot, in any order with those that it shares content with. It is gone from

@@ -12,7 +12,7 @@ use super::plan::FileIndex;
 use super::stack::{Files, Stack};
 use super::{Error, MAX_LAYERS, Volume, names};
 use crate::chunk::header::HEADER_BYTES;
-use crate::chunk::pending::{create_locked, lock};
+use crate::chunk::pending::{create_locked, lock, sync_folder};
 use crate::chunk::table::Table;
 use crate::chunk::{self, table};
 use crate::id::{SnapshotId, VolumeId};
@@ -185,6 +185,23 @@ impl VolumeFiles {
         let layer = volume.freeze()?;
         volume.sync()?;
         Ok(layer)
+    }
+
+    /// Makes the files of layer `layer` and above durable, whoever has them open: a row that says
+    /// that the volume begins there must not outlive them.
+    ///
+    /// # Errors
+    /// [`Error::Files`].
+    pub fn sync_layers(&self, id: &VolumeId, layer: u32) -> Result<(), Error> {
+        for (number, path) in names::of_volume(&self.volumes, id)? {
+            if number >= layer {
+                File::open(&path)
+                    .and_then(|file| file.sync_all())
+                    .map_err(|source| chunk::Error::io("sync", &path, source))?;
+            }
+        }
+        sync_folder(&self.volumes)
+            .map_err(|source| chunk::Error::io("sync", &self.volumes, source).into())
     }
 
     /// Deletes the files of a volume that nobody has open; those that are missing are no error.

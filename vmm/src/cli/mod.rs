@@ -14,6 +14,7 @@ mod output;
 mod parameter;
 mod progress;
 mod run;
+mod snapshot;
 mod tag;
 pub mod value;
 mod volume;
@@ -53,6 +54,9 @@ enum Command {
     /// Names for images, with versions to roll back to
     #[command(subcommand)]
     Parameter(parameter::Command),
+    /// Snapshots of volumes: create, list, export, delete
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
     /// Launch an instance from an image
     Run(run::Args),
     /// List instances
@@ -86,6 +90,7 @@ impl Cli {
             Command::Kernel(command) => command.run(),
             Command::Volume(command) => command.run(),
             Command::Parameter(command) => command.run(),
+            Command::Snapshot(command) => command.run(),
             Command::Run(args) => args.run(),
             Command::Ps(args) => args.run(),
             Command::Logs(args) => args.run(),

@@ -47,8 +47,10 @@ impl Meter {
     /// Shows how far the work on `snapshot` has come, and says whether to go on.
     pub fn show(&mut self, snapshot: &str, progress: Progress) -> ControlFlow<()> {
         let verb = match progress.phase {
+            Phase::Wait => return self.go_on(),
             Phase::Store => "store",
             Phase::Verify => "verify",
+            Phase::Export => "export",
         };
         let what = format!("{verb} {snapshot}");
         if self
@@ -67,6 +69,11 @@ impl Meter {
         if let Some(current) = &self.current {
             current.bar.set_position(progress.done_bytes);
         }
+        self.go_on()
+    }
+
+    /// Whether no signal asked to end.
+    fn go_on(&mut self) -> ControlFlow<()> {
         match self.signals.next() {
             Some(Signal::End) => ControlFlow::Break(()),
             Some(Signal::Continued) | None => ControlFlow::Continue(()),

@@ -1,0 +1,231 @@
+//! `kami snapshot`: make, list, show, export and delete snapshots.
+
+use std::path::PathBuf;
+
+use kami_image::export;
+use kami_image::id::SnapshotId;
+use kami_image::manifest::Tag;
+use kami_image::store::{SnapshotRecord, Store, VolumeSnapshot, iso8601};
+use serde_json::{Value, json};
+
+use super::output::{Format, OutputArgs, print, print_json, table};
+use super::progress::Meter;
+use super::value::show_size;
+use super::{Error, open_store};
+use crate::exit::Exit;
+
+/// What EC2 says where a snapshot was made of no volume of the account's.
+const NO_VOLUME: &str = "vol-ffffffff";
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Make a snapshot of a volume; it costs what has changed since the volume's last one
+    Create(CreateArgs),
+    /// List snapshots
+    Ls(OutputArgs),
+    /// Show all of a snapshot
+    Show(ShowArgs),
+    /// Write the disk of a snapshot to a file, raw or qcow2
+    Export(ExportArgs),
+    /// Delete snapshots that no image uses, in any order
+    Delete(DeleteArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CreateArgs {
+    /// The volume: its id, or a unique start of it
+    volume: String,
+
+    /// What the snapshot is
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    description: String,
+
+    /// Give the snapshot a tag
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    tags: Vec<Tag>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// The snapshot: its id, or a unique start of it
+    snapshot: String,
+
+    /// The file to write, which appears when it is complete
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// The file's format
+    #[arg(long, value_enum, default_value_t)]
+    format: ExportFormat,
+
+    /// Replace a file that exists
+    #[arg(long, short)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum ExportFormat {
+    #[default]
+    Raw,
+    Qcow2,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// The snapshot: its id, or a unique start of it
+    snapshot: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DeleteArgs {
+    /// The snapshots: their ids, or unique starts of them
+    #[arg(value_name = "SNAPSHOT", required = true)]
+    snapshots: Vec<String>,
+}
+
+impl Command {
+    pub fn run(self) -> Result<Exit, Error> {
+        match self {
+            Self::Create(args) => create(args),
+            Self::Ls(args) => list(args),
+            Self::Show(args) => show(&args),
+            Self::Export(args) => export(&args),
+            Self::Delete(args) => delete(&args),
+        }
+    }
+}
+
+fn create(args: CreateArgs) -> Result<Exit, Error> {
+    let store = open_store()?;
+    let volume = store.volume(&args.volume)?;
+    let new = VolumeSnapshot {
+        volume: volume.id,
+        snapshot: SnapshotId::generate(),
+        description: args.description,
+    };
+    let mut progress = Meter::on_stderr()?;
+    let show = &mut |what: &str, p| progress.show(what, p);
+    let snapshot = store.create_snapshot(&new, &args.tags, None, show)?;
+    progress.finish();
+    print(&format!("{}\n", snapshot.id))?;
+    Ok(Exit::Done)
+}
+
+fn export(args: &ExportArgs) -> Result<Exit, Error> {
+    let store = open_store()?;
+    let id = store.snapshot(&args.snapshot)?.id;
+    let format = match args.format {
+        ExportFormat::Raw => export::Format::Raw,
+        ExportFormat::Qcow2 => export::Format::Qcow2,
+    };
+    let mut progress = Meter::on_stderr()?;
+    let name = id.to_string();
+    let show = &mut |p| progress.show(&name, p);
+    store.export_snapshot(&id, &args.file, (format, args.force), show)?;
+    progress.finish();
+    Ok(Exit::Done)
+}
+
+fn list(output: OutputArgs) -> Result<Exit, Error> {
+    let store = open_store()?;
+    let snapshots = store.snapshots()?;
+    match output.format {
+        Format::Json => {
+            let shown = snapshots.iter().map(|snapshot| describe(&store, snapshot));
+            let shown = shown.collect::<Result<Vec<_>, _>>()?;
+            print_json(&json!({ "Snapshots": shown }))?;
+        }
+        Format::Table => {
+            let rows: Vec<_> = snapshots.iter().map(row).collect();
+            print(&table(
+                [
+                    "SNAPSHOT ID",
+                    "VOLUME",
+                    "SIZE",
+                    "NEW",
+                    "STATE",
+                    "STARTED",
+                    "DESCRIPTION",
+                ],
+                &rows,
+            ))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn row(snapshot: &SnapshotRecord) -> [String; 7] {
+    [
+        snapshot.id.to_string(),
+        snapshot.volume.map(|id| id.to_string()).unwrap_or_default(),
+        show_size(snapshot.size_bytes),
+        show_size(snapshot.stored_bytes),
+        state(snapshot).to_owned(),
+        iso8601(snapshot.started),
+        snapshot.description.clone(),
+    ]
+}
+
+/// EC2's word.
+fn state(snapshot: &SnapshotRecord) -> &'static str {
+    match (snapshot.damaged, snapshot.completed) {
+        (true, _) => "error",
+        (false, Some(_)) => "completed",
+        (false, None) => "pending",
+    }
+}
+
+/// A snapshot as EC2's describe-snapshots shows one.
+pub fn describe(store: &Store, snapshot: &SnapshotRecord) -> Result<Value, Error> {
+    let id = snapshot.id.to_string();
+    let volume = snapshot.volume.map(|id| id.to_string());
+    let mut shown = json!({
+        "SnapshotId": id,
+        "VolumeId": volume.as_deref().unwrap_or(NO_VOLUME),
+        "State": state(snapshot),
+        "StartTime": iso8601(snapshot.started),
+        "Progress": "100%",
+        "OwnerId": snapshot.owner,
+        "Description": snapshot.description,
+        "VolumeSize": snapshot.size_bytes.div_ceil(1 << 30),
+        "FullSnapshotSizeInBytes": snapshot.full_bytes,
+        "Encrypted": false,
+        "StorageTier": "standard",
+        "Tags": store.tags(&id)?,
+    });
+    if let Some(completed) = snapshot.completed {
+        shown["CompletionTime"] = json!(iso8601(completed));
+    }
+    if snapshot.damaged {
+        shown["StateMessage"] = json!("content of the snapshot is lost");
+    }
+    Ok(shown)
+}
+
+/// JSON whatever the output, as of an image.
+fn show(args: &ShowArgs) -> Result<Exit, Error> {
+    let store = open_store()?;
+    let snapshot = store.snapshot(&args.snapshot)?;
+    print_json(&json!({ "Snapshots": [describe(&store, &snapshot)?] }))?;
+    Ok(Exit::Done)
+}
+
+fn delete(args: &DeleteArgs) -> Result<Exit, Error> {
+    let store = open_store()?;
+    // One bad id fails the whole command, before anything is done.
+    let snapshots = args
+        .snapshots
+        .iter()
+        .map(|reference| store.snapshot(reference))
+        .collect::<Result<Vec<_>, _>>()?;
+    for snapshot in snapshots {
+        store.delete_snapshot(&snapshot.id)?;
+        print(&format!("{}\n", snapshot.id))?;
+    }
+    Ok(Exit::Done)
+}
