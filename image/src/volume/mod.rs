@@ -84,6 +84,9 @@ pub enum Error {
     /// [`Volume::freeze`] and [`Volume::rebase`] have all writes end first.
     #[error("volume {id} is being written")]
     Busy { id: VolumeId },
+    /// The device that drives the volume must hold its requests first.
+    #[error("the disk is at work")]
+    NotHeld,
     #[error("a volume outside a store has no layers")]
     NoStore,
     #[error("cannot read chunk {index} of the frozen volume")]

@@ -27,6 +27,8 @@ pub(super) struct Disk {
     pub write_through: bool,
     /// The driver has reset the device: nothing new starts, nothing more is told to the guest.
     pub stopping: bool,
+    /// Nothing new starts until that is taken back; what is under way ends.
+    pub holding: bool,
     /// A write ended since the engine last looked, so that a busy one may find its blocks free.
     pub write_ended: bool,
     /// Scratch for [`Volume::map_read`].
@@ -46,6 +48,7 @@ impl Disk {
             serial,
             write_through: false,
             stopping: false,
+            holding: false,
             write_ended: false,
             extents: Vec::new(),
             can_punch: true,

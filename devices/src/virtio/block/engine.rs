@@ -24,6 +24,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::config;
 use super::disk::Disk;
 use super::flush::{Ended, Flushes};
+use super::outside::Outlet;
 use super::request::{self, Limits, Reject, Request, Status};
 use super::ring::{Completion, Operation, Ring};
 use super::task::{Progress, Task};
@@ -31,6 +32,9 @@ use super::tasks::Tasks;
 use super::token::{Target, Token};
 use crate::virtio::device::{ActiveQueue, NeedsReset};
 use crate::virtio::notification;
+use hold::Hold;
+
+mod hold;
 
 /// A queue, as the worker sees it.
 #[derive(Debug)]
@@ -61,11 +65,19 @@ pub(super) struct Engine<R: Ring> {
     flushes: Flushes,
     sources: Vec<Option<Source>>,
     limits: Limits,
-    stop: EventFd,
-    needs_reset: NeedsReset,
+    events: Events,
+    outlet: Outlet,
+    hold: Option<Hold>,
     /// A queue made no sense, or the ring failed. Nothing more is taken or given back.
     broken: bool,
     completions: Vec<Completion>,
+}
+
+/// What the device and its worker tell each other by.
+#[derive(Debug)]
+pub(super) struct Events {
+    pub stop: EventFd,
+    pub needs_reset: NeedsReset,
 }
 
 /// What ends the service of a device.
@@ -89,7 +101,7 @@ impl<R: Ring> Engine<R> {
         disk: Disk,
         limits: Limits,
         queues: Vec<Option<ActiveQueue>>,
-        (stop, needs_reset): (EventFd, NeedsReset),
+        (events, outlet): (Events, Outlet),
     ) -> Self {
         let source = |active| Source {
             active,
@@ -107,12 +119,14 @@ impl<R: Ring> Engine<R> {
             flushes: Flushes::default(),
             sources,
             limits,
-            stop,
-            needs_reset,
+            events,
+            outlet,
+            hold: None,
             broken: false,
             completions: Vec::new(),
         };
         engine.watch(Token::new(Target::Stop, 0));
+        engine.watch(Token::new(Target::Command, 0));
         for index in 0..engine.sources.len() {
             engine.watch(Token::new(Target::Doorbell, index));
         }
@@ -137,13 +151,15 @@ impl<R: Ring> Engine<R> {
 
     /// Waits for something to happen, unless there is something to do, and does all there is.
     fn turn(&mut self) -> Result<(), Error> {
-        let block = self.broken || !self.sources.iter().flatten().any(Source::has_work);
+        let has_work = self.sources.iter().flatten().any(Source::has_work);
+        let block = self.broken || self.disk.holding || !has_work;
         self.wait(block).map_err(Error::Ring)?;
         self.dispatch()?;
         for index in 0..self.sources.len() {
             self.take(index)?;
         }
         self.settle()?;
+        self.settle_hold();
         self.notify()
     }
 
@@ -182,16 +198,19 @@ impl<R: Ring> Engine<R> {
                 let ended = unsafe { self.flushes.landed(token.index, result, disk, ring) };
                 self.flushed(ended)
             }
-            Target::Doorbell | Target::Stop if result < 0 => {
+            Target::Doorbell | Target::Stop | Target::Command if result < 0 => {
                 Err(Error::Watch(io::Error::from_raw_os_error(-result)))
             }
-            Target::Doorbell | Target::Stop => {
+            Target::Doorbell | Target::Stop | Target::Command => {
                 if let Some(Some(source)) = self.sources.get_mut(token.index)
                     && token.target == Target::Doorbell
                 {
                     source.ready = true;
                 }
                 self.disk.stopping |= token.target == Target::Stop;
+                if token.target == Target::Command {
+                    self.take_commands();
+                }
                 if !more {
                     self.watch(token);
                 }
@@ -203,11 +222,12 @@ impl<R: Ring> Engine<R> {
     fn watch(&mut self, token: Token) {
         let event = match (token.target, self.sources.get(token.index)) {
             (Target::Doorbell, Some(Some(source))) => &source.active.doorbell,
-            (Target::Stop, _) => &self.stop,
+            (Target::Stop, _) => &self.events.stop,
+            (Target::Command, _) => &self.outlet.wake,
             _ => return,
         };
         let event = event.as_raw_fd();
-        // SAFETY: names no memory, and `sources` and `stop` keep the events open.
+        // SAFETY: names no memory, and `sources`, `events` and `outlet` keep the events open.
         unsafe { self.ring.push(token.pack(), Operation::Watch { event }) };
     }
 
@@ -220,6 +240,7 @@ impl<R: Ring> Engine<R> {
             && budget > 0
             && !self.broken
             && !self.disk.stopping
+            && !self.disk.holding
         {
             budget -= 1;
             let memory = &self.disk.memory;
@@ -294,19 +315,20 @@ impl<R: Ring> Engine<R> {
 
     /// Starts what waited for a write to end, and the next flush.
     fn settle(&mut self) -> Result<(), Error> {
-        while std::mem::take(&mut self.disk.write_ended) {
+        while !self.disk.holding && std::mem::take(&mut self.disk.write_ended) {
             for slot in std::mem::take(&mut self.busy) {
                 self.start(slot)?;
             }
         }
-        loop {
+        while !self.hold.as_ref().is_some_and(Hold::holds_flushes) {
             // SAFETY: flushes and disk outlive the operations, see the top of this file.
             let ended = unsafe { self.flushes.begin(&mut self.disk, &mut self.ring) };
             if ended.is_none() {
-                return Ok(());
+                break;
             }
             self.flushed(ended)?;
         }
+        Ok(())
     }
 
     fn finish(&mut self, slot: u32, status: Status) -> Result<(), Error> {
@@ -372,13 +394,14 @@ impl<R: Ring> Engine<R> {
         if !self.broken {
             self.broken = true;
             self.disk.warn("the driver must reset it", error);
-            self.needs_reset.signal();
+            self.events.needs_reset.signal();
         }
     }
 
     /// Waits for what is under way, and starts nothing more.
     fn drain(&mut self) -> io::Result<()> {
         self.disk.stopping = true;
+        self.disk.holding = false;
         for slot in self.busy.drain(..).chain(self.flushes.withdraw()) {
             self.tasks.remove(slot);
         }
@@ -393,7 +416,10 @@ impl<R: Ring> Engine<R> {
     /// Leaves everything where it is, forever: the kernel may still write to it.
     fn abandon(mut self, error: &io::Error) -> Option<Volume> {
         self.disk.warn("io_uring failed", error);
-        self.needs_reset.signal();
+        self.events.needs_reset.signal();
+        self.outlet.close();
+        self.flushes.dismiss();
+        self.hold = None;
         std::mem::forget(self);
         None
     }

@@ -9,6 +9,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::mpsc::SyncSender;
 
 use kami_image::volume::FlushPlan;
 
@@ -31,7 +32,7 @@ enum Stage {
 #[derive(Debug)]
 struct Current {
     plan: FlushPlan,
-    requests: Vec<u32>,
+    waiters: Waiters,
     stage: Stage,
     /// Syncs under way; `transfers` counts its own.
     syncs: usize,
@@ -42,9 +43,18 @@ struct Current {
     transfers: Transfers,
 }
 
+/// Who wants a flush.
+#[derive(Debug, Default)]
+struct Waiters {
+    /// The slots of requests.
+    requests: Vec<u32>,
+    /// Those outside, who are told whether it worked.
+    outside: Vec<SyncSender<bool>>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Flushes {
-    waiting: Vec<u32>,
+    waiting: Waiters,
     current: Option<Current>,
     /// A sync failed with `EIO`: the host has dropped data that was never written, and a later
     /// sync that succeeds proves nothing (`fsync(2)`, "Notes"). So no flush of this device
@@ -64,12 +74,31 @@ pub(super) struct Ended {
 impl Flushes {
     /// Has the request in `slot` wait for a flush that begins from now on.
     pub fn join(&mut self, slot: u32) {
-        self.waiting.push(slot);
+        self.waiting.requests.push(slot);
+    }
+
+    /// As [`Flushes::join`], for somebody outside the guest.
+    pub fn join_outside(&mut self, answer: SyncSender<bool>) {
+        self.waiting.outside.push(answer);
     }
 
     /// Takes back the requests whose flush has not begun.
     pub fn withdraw(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.waiting)
+        std::mem::take(&mut self.waiting).requests
+    }
+
+    /// Lets go of those outside, unanswered.
+    pub fn dismiss(&mut self) {
+        self.waiting.outside.clear();
+        if let Some(current) = &mut self.current {
+            current.waiters.outside.clear();
+        }
+    }
+
+    /// How many requests wait for a flush, one under way included.
+    pub fn requests(&self) -> usize {
+        let current = self.current.as_ref();
+        self.waiting.requests.len() + current.map_or(0, |it| it.waiters.requests.len())
     }
 
     pub fn is_idle(&self) -> bool {
@@ -81,12 +110,14 @@ impl Flushes {
     /// # Safety
     /// `disk` and this value outlive what is under way.
     pub unsafe fn begin(&mut self, disk: &mut Disk, ring: &mut impl Ring) -> Option<Ended> {
-        if self.current.is_some() || self.waiting.is_empty() {
+        let waiting = &self.waiting;
+        let wanted = !waiting.requests.is_empty() || !waiting.outside.is_empty();
+        if self.current.is_some() || !wanted {
             return None;
         }
         self.current = Some(Current {
             plan: disk.volume.begin_flush(),
-            requests: self.withdraw(),
+            waiters: std::mem::take(&mut self.waiting),
             stage: Stage::Once(0),
             syncs: 0,
             failure: None,
@@ -165,12 +196,18 @@ impl Flushes {
             self.lost |= errno == libc::EIO;
             disk.warn("flush failed", &io::Error::from_raw_os_error(errno));
         }
+        let is_done = synced && !self.lost;
+        // A device that stops takes no more answers: who asks again meets its volume at rest.
+        if !disk.stopping {
+            for answer in current.waiters.outside {
+                let _ = answer.send(is_done);
+            }
+        }
         Ended {
-            requests: current.requests,
-            status: if synced && !self.lost {
-                Status::Ok
-            } else {
-                Status::IoError
+            requests: current.waiters.requests,
+            status: match is_done {
+                true => Status::Ok,
+                false => Status::IoError,
             },
         }
     }

@@ -2,14 +2,15 @@
 //!
 //! Reading order: [`config`] is what the driver sees, [`request`] what it may ask, [`steps`] and
 //! [`task`] how that is carried out against the volume, [`flush`] what makes it durable, [`engine`]
-//! the thread that does it all, [`ring`] the kernel.
-//! Left out on purpose: geometry (no driver needs cylinders), a write cache that can be switched
-//! off, lifetime, secure erase and zones.
+//! the thread that does it all, [`ring`] the kernel. [`outside`] is for those who do not ask
+//! through the guest. Left out on purpose: geometry (no driver needs cylinders), a write cache that
+//! can be switched off, lifetime, secure erase and zones.
 
 mod config;
 mod disk;
 mod engine;
 mod flush;
+pub mod outside;
 mod request;
 mod ring;
 mod steps;
@@ -22,7 +23,7 @@ mod transfer;
 mod tests;
 
 use std::io;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 
 use kami_image::volume::Volume;
@@ -32,10 +33,12 @@ use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::disk::Disk;
-use self::engine::Engine;
+use self::engine::{Engine, Events};
+use self::outside::{DiskHandle, Inlet};
 use self::request::Limits;
 use self::ring::Uring;
 use super::device::{Activation, VirtioDevice};
+use crate::lock::lock;
 
 /// `VIRTIO_ID_BLOCK`
 const DEVICE_TYPE: u16 = 2;
@@ -57,14 +60,17 @@ pub struct BlockDevice {
     config: BlockConfig,
     size_bytes: u64,
     queue_sizes: Vec<u16>,
-    state: State,
+    /// The device and those outside contend for it, its worker does not.
+    state: Arc<Mutex<State>>,
 }
 
+/// Who has the volume.
 #[derive(Debug)]
 enum State {
     Idle(Box<Volume>),
     Running {
         stop: EventFd,
+        inlet: Inlet,
         worker: JoinHandle<Option<Box<Volume>>>,
     },
     /// The host failed in a way that leaves the volume's state unknown.
@@ -81,8 +87,13 @@ impl BlockDevice {
             config,
             size_bytes: volume.size_bytes(),
             queue_sizes: vec![config::QUEUE_SIZE; queues.into()],
-            state: State::Idle(Box::new(volume)),
+            state: Arc::new(Mutex::new(State::Idle(Box::new(volume)))),
         }
+    }
+
+    /// Reaches the disk as long as it exists, over all resets of its guest.
+    pub fn handle(&self) -> DiskHandle {
+        DiskHandle(Arc::downgrade(&self.state))
     }
 
     /// The worker's name: "disk-" and the end of the serial, 15 bytes at most.
@@ -137,7 +148,11 @@ impl BlockDevice {
         }
         let (serial, limits) = (self.config.serial, self.limits());
         let stop = EventFd::new(EFD_NONBLOCK)?;
-        let events = (stop.try_clone()?, needs_reset);
+        let (inlet, outlet) = outside::commands()?;
+        let events = Events {
+            stop: stop.try_clone()?,
+            needs_reset,
+        };
         let (report, started) = mpsc::sync_channel(1);
         let work = move || {
             // Made here: closing a ring interrupts the system calls of every thread that ever used
@@ -151,7 +166,7 @@ impl BlockDevice {
             };
             let mut disk = Disk::new(*volumes.recv().ok()?, memory, serial);
             disk.write_through = features & 1 << VIRTIO_BLK_F_FLUSH == 0;
-            let engine = Engine::new(ring, disk, limits, queues, events);
+            let engine = Engine::new(ring, disk, limits, queues, (events, outlet));
             engine.run().map(Box::new)
         };
         let worker = thread::Builder::new()
@@ -159,7 +174,11 @@ impl BlockDevice {
             .spawn(work)?;
         let dead = |_| io::Error::from(io::ErrorKind::BrokenPipe);
         started.recv().map_err(dead)??;
-        Ok(State::Running { stop, worker })
+        Ok(State::Running {
+            stop,
+            inlet,
+            worker,
+        })
     }
 }
 
@@ -187,14 +206,15 @@ impl VirtioDevice for BlockDevice {
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        match std::mem::replace(&mut self.state, State::Lost) {
+        let mut held = lock(&self.state);
+        match std::mem::replace(&mut *held, State::Lost) {
             State::Idle(volume) => {
                 let (state, result) = self.spawn(activation, volume);
-                self.state = state;
+                *held = state;
                 result
             }
             state @ State::Running { .. } => {
-                self.state = state;
+                *held = state;
                 Err(io::ErrorKind::AlreadyExists.into())
             }
             State::Lost => Err(io::Error::other(
@@ -204,8 +224,9 @@ impl VirtioDevice for BlockDevice {
     }
 
     fn reset(&mut self) {
-        match std::mem::replace(&mut self.state, State::Lost) {
-            State::Running { stop, worker } => {
+        let mut held = lock(&self.state);
+        match std::mem::replace(&mut *held, State::Lost) {
+            State::Running { stop, worker, .. } => {
                 if let Err(error) = stop.write(1) {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
@@ -213,10 +234,10 @@ impl VirtioDevice for BlockDevice {
                     );
                 }
                 if let Ok(Some(volume)) = worker.join() {
-                    self.state = State::Idle(volume);
+                    *held = State::Idle(volume);
                 }
             }
-            state => self.state = state,
+            state => *held = state,
         }
     }
 }
@@ -224,5 +245,7 @@ impl VirtioDevice for BlockDevice {
 impl Drop for BlockDevice {
     fn drop(&mut self) {
         self.reset();
+        // Somebody outside may have the state in hand; the volume is closed now nevertheless.
+        *lock(&self.state) = State::Lost;
     }
 }

@@ -27,7 +27,7 @@ const FILL_BYTES_MAX: usize = 4096;
 pub(super) enum Progress {
     /// Nothing: operations are under way.
     Waiting,
-    /// To be started again when a write has ended.
+    /// To be started again when a write has ended, or the device is held no longer.
     Busy,
     /// To be done when the next flush is.
     Flush,
@@ -112,6 +112,9 @@ impl Task {
                 Ok(None) => return self.end(disk),
                 Err(error) => return self.fail(disk, &error),
             };
+            if disk.holding {
+                return Progress::Busy;
+            }
             // SAFETY: as this function's.
             match unsafe { self.begin(step, disk, ring) } {
                 Ok(Begun::UnderWay) => return Progress::Waiting,

@@ -11,6 +11,10 @@ pub(super) struct Tasks {
 }
 
 impl Tasks {
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }

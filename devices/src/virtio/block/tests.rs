@@ -5,6 +5,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use kami_image::id::VolumeId;
+use kami_image::volume::{Standing, VolumeFiles};
 use proptest::prelude::*;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
@@ -204,7 +206,7 @@ fn reset_and_a_new_start_keep_the_data_and_leave_memory_alone() {
     let before: Vec<_> = (0..SLOTS)
         .map(|slot| machine.guest.data(slot, 16))
         .collect();
-    assert!(matches!(machine.device.state, State::Idle(_)));
+    assert!(matches!(*lock(&machine.device.state), State::Idle(_)));
     machine.guest = Guest::new(2);
     machine.activate(ALL_FEATURES);
     assert_eq!(machine.guest.read(0, 4096), [3; 4096]);
@@ -433,4 +435,103 @@ proptest! {
             }
         }
     }
+}
+
+/// A store's volume, and what reads its frozen layers.
+fn stored(home: &std::path::Path) -> (Volume, impl Fn(u32) -> Vec<u8> + use<>) {
+    let (files, id) = (VolumeFiles::new(home), VolumeId::generate());
+    let volume = files.create(&id, SIZE, None).unwrap();
+    let frozen = move |below| {
+        let standing = Standing::new(SIZE, None);
+        let frozen = files.frozen(&id, &standing, below).unwrap();
+        let mut chunk = vec![0; 4096];
+        frozen.read_chunk(0, &mut chunk).unwrap();
+        chunk
+    };
+    (volume, frozen)
+}
+
+/// Issue: a snapshot of several disks is worth nothing if a write shows in it and one that the guest
+/// made before, on another disk, does not: a database keeps its log and its tables apart.
+#[test]
+fn disks_frozen_together_keep_the_order_of_writes_between_them() {
+    const ROUNDS: u32 = 20;
+    let home = tempfile::tempdir().unwrap();
+    let (volumes, frozen): (Vec<_>, Vec<_>) = (0..2).map(|_| stored(home.path())).unzip();
+    let mut machines: Vec<_> = volumes
+        .into_iter()
+        .map(|volume| {
+            let mut machine = Machine {
+                device: BlockDevice::new(volume, CONFIG),
+                guest: Guest::new(CONFIG.queues.into()),
+                needs_reset: Arc::default(),
+            };
+            machine.activate(ALL_FEATURES);
+            machine
+        })
+        .collect();
+    let handles: Vec<_> = machines.iter().map(|it| it.device.handle()).collect();
+    let over = AtomicU32::new(0);
+    let number = |bytes: &[u8]| u32::from_le_bytes(bytes[..4].try_into().unwrap());
+    std::thread::scope(|scope| {
+        let guest = scope.spawn(|| {
+            let mut written = 0u32;
+            while over.load(Ordering::SeqCst) == 0 {
+                written += 1;
+                for machine in &mut machines {
+                    let bytes = written.to_le_bytes().repeat(1024);
+                    assert_eq!(machine.guest.write(0, &bytes), OK);
+                }
+            }
+            machines
+        });
+        let mut last = 0;
+        for _ in 0..ROUNDS {
+            let together = outside::freeze(&handles).unwrap();
+            let views = together.layers.iter().zip(&frozen);
+            let numbers: Vec<_> = views.map(|(layer, view)| number(&view(*layer))).collect();
+            assert!(
+                numbers[0] == numbers[1] || numbers[0] == numbers[1] + 1,
+                "{numbers:?}"
+            );
+            assert!(numbers[0] >= last);
+            last = numbers[0];
+        }
+        over.store(1, Ordering::SeqCst);
+        let mut machines = guest.join().unwrap();
+        assert_eq!(
+            number(&machines[0].guest.read(0, 512)),
+            number(&machines[1].guest.read(0, 512))
+        );
+    });
+}
+
+#[test]
+fn disk_is_frozen_whether_or_not_its_guest_uses_it_until_it_is_gone() {
+    let home = tempfile::tempdir().unwrap();
+    let (volume, frozen) = stored(home.path());
+    let mut machine = Machine {
+        device: BlockDevice::new(volume, CONFIG),
+        guest: Guest::new(CONFIG.queues.into()),
+        needs_reset: Arc::default(),
+    };
+    let handle = machine.device.handle();
+    let freeze = || outside::freeze(std::slice::from_ref(&handle)).map(|it| it.layers[0]);
+    assert_eq!(freeze().unwrap(), 1, "before its driver has come up");
+    machine.activate(ALL_FEATURES);
+    assert_eq!(machine.guest.write(0, &[1; 4096]), OK);
+    assert_eq!(freeze().unwrap(), 2);
+    assert_eq!(frozen(2), [1; 4096]);
+    machine.device.reset();
+    handle.flush().unwrap();
+    machine.guest = Guest::new(2);
+    machine.activate(ALL_FEATURES);
+    assert_eq!(machine.guest.write(0, &[2; 512]), OK);
+    assert_eq!(freeze().unwrap(), 3);
+    assert_eq!(frozen(2), [1; 4096]);
+    assert_eq!(frozen(3)[..513], [[2; 512].as_slice(), &[1]].concat());
+    drop(machine);
+    let error = freeze().unwrap_err();
+    assert!(matches!(error, outside::Error::Gone), "{error}");
+    assert!(matches!(handle.flush(), Err(outside::Error::Gone)));
 }

@@ -5,6 +5,7 @@
 const FLUSH: u32 = 0x7fff_ffff;
 const DOORBELL: u32 = 0x8000_0000;
 const STOP: u32 = 0x8000_0001;
+const COMMAND: u32 = 0x8000_0002;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
@@ -14,6 +15,8 @@ pub(super) enum Target {
     /// The doorbell of the queue that the token's index names.
     Doorbell,
     Stop,
+    /// There are commands from outside.
+    Command,
 }
 
 /// A target and which of its operations.
@@ -34,6 +37,7 @@ impl Token {
             Target::Flush => FLUSH,
             Target::Doorbell => DOORBELL,
             Target::Stop => STOP,
+            Target::Command => COMMAND,
         };
         u64::from(target) << 32 | self.index as u64 & u64::from(u32::MAX)
     }
@@ -44,6 +48,7 @@ impl Token {
             FLUSH => Target::Flush,
             DOORBELL => Target::Doorbell,
             STOP => Target::Stop,
+            COMMAND => Target::Command,
             slot => Target::Task(slot),
         };
         Self::new(target, u32::from_le_bytes([a, b, c, d]) as usize)
@@ -58,11 +63,12 @@ mod tests {
     #[test]
     fn token_survives_packing() {
         let targets = [Target::Task(0), Target::Task(70_000), Target::Flush];
-        for target in targets.into_iter().chain([Target::Doorbell, Target::Stop]) {
+        let events = [Target::Doorbell, Target::Stop, Target::Command];
+        for target in targets.into_iter().chain(events) {
             for index in [0, 1, 1 << 20] {
                 let token = Token::new(target, index);
                 assert_eq!(Token::unpack(token.pack()), token);
-                let is_event = matches!(target, Target::Doorbell | Target::Stop);
+                let is_event = events.contains(&target);
                 assert_eq!(token.pack() & WATCH != 0, is_event);
             }
         }

@@ -20,10 +20,12 @@ use virtio_bindings::virtio_blk::{
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 use self::sim::{Event, Sim};
+use super::super::outside::{self, Inlet};
 use super::super::tests::guest::{Data, Guest, Shape};
 use super::*;
 use crate::virtio::mock::{Descriptor, INDIRECT, NEXT, WRITE};
 
+mod layers;
 mod power_cut;
 mod sim;
 
@@ -42,6 +44,7 @@ struct Machine {
     guest: Guest,
     sim: Sim,
     stop: EventFd,
+    inlet: Inlet,
     resets: Arc<AtomicU32>,
 }
 
@@ -61,13 +64,18 @@ impl Machine {
         };
         let disk = Disk::new(volume, guest.memory.clone(), *b"vol0123456789abcdef0");
         let queues = vec![Some(guest.queues[0].activate())];
-        let events = (stop.try_clone().unwrap(), needs_reset);
-        let engine = Engine::new(sim.clone(), disk, limits, queues, events);
+        let events = Events {
+            stop: stop.try_clone().unwrap(),
+            needs_reset,
+        };
+        let (inlet, outlet) = outside::commands().unwrap();
+        let engine = Engine::new(sim.clone(), disk, limits, queues, (events, outlet));
         Self {
             engine,
             guest,
             sim,
             stop,
+            inlet,
             resets,
         }
     }
