@@ -114,8 +114,6 @@ pub enum Error {
     VolumeNotFound { reference: String },
     #[error(transparent)]
     Refused(#[from] VolumeRefusal),
-    #[error("cannot sync a new volume")]
-    SyncVolume(#[source] io::Error),
 
     #[error("The instance ID '{reference}' does not exist")]
     InstanceNotFound { reference: String },

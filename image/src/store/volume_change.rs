@@ -12,7 +12,6 @@ use crate::fault;
 use crate::id::{InstanceId, VolumeId};
 use crate::manifest::{Ebs, GIB, SnapshotSizes, Tag, check_tags};
 use crate::mapping::{self, Disk};
-use crate::volume::Volume;
 
 /// What a volume's state, or its instance's, does not allow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,7 +81,7 @@ impl Store {
         let base = disk.snapshot();
         // Locked until its row is there: no sweep takes it for what a crash left.
         let mut volume = self.volumes.create(&id, disk.size_bytes(), base.as_ref())?;
-        let added = sync(&mut volume).and_then(|()| {
+        let added = volume.sync().map_err(Error::from).and_then(|()| {
             fault::point("create-volume.written");
             self.add_volume_row(id, &disk, tags)
         });
@@ -308,14 +307,4 @@ impl Store {
             _ => Ok((instance, lock)),
         }
     }
-}
-
-/// Syncs the files of a new volume, and the folder that names them.
-fn sync(volume: &mut Volume) -> Result<(), Error> {
-    let plan = volume.begin_flush();
-    for file in &plan.once {
-        rustix::fs::fsync(volume.file(*file)).map_err(|error| Error::SyncVolume(error.into()))?;
-    }
-    volume.end_flush(plan, true);
-    Ok(())
 }

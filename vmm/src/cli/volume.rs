@@ -1,12 +1,15 @@
 //! `kami volume`: make, attach, detach, modify, delete, list and show volumes.
 
+use kami_image::filter::{self, Noun};
 use kami_image::id::{SnapshotId, VolumeId};
 use kami_image::manifest::{Ebs, GIB, Tag, VolumeType};
 use kami_image::store::{Store, VolumeRecord};
 use kami_image::time::iso8601;
 use serde_json::{Value, json};
 
-use super::output::{DryRun, Format, OutputArgs, print, print_json, table};
+use super::filter::{ListArgs, tell_token};
+use super::output::{DryRun, Format, print, print_json, table};
+use super::tag::{TagArgs, UntagArgs};
 use super::value::{gib, show_size};
 use super::{Error, open_store};
 use crate::exit::Exit;
@@ -16,7 +19,7 @@ pub enum Command {
     /// Make a volume, empty or from a snapshot
     Create(CreateArgs),
     /// List volumes
-    Ls(OutputArgs),
+    Ls(LsArgs),
     /// Show all of a volume
     Show(ShowArgs),
     /// Attach a volume to a stopped instance
@@ -26,7 +29,12 @@ pub enum Command {
     /// Grow a volume, or change its type and limits
     Modify(ModifyArgs),
     /// Delete volumes that no instance has
+    #[command(visible_alias = "rm")]
     Delete(DeleteArgs),
+    /// Give a volume tags
+    Tag(TagArgs),
+    /// Take tags from a volume
+    Untag(UntagArgs),
 }
 
 /// What describes a volume.
@@ -59,8 +67,18 @@ pub struct CreateArgs {
     performance: Performance,
 
     /// Tag the volume
-    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag)]
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
     tags: Vec<Tag>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct LsArgs {
+    /// List these: their ids, or unique starts of them
+    #[arg(value_name = "VOLUME")]
+    volumes: Vec<String>,
+
+    #[command(flatten)]
+    list: ListArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -122,7 +140,7 @@ impl Command {
         let store = open_store()?;
         match self {
             Self::Create(args) => create(&store, args)?,
-            Self::Ls(output) => list(&store, output)?,
+            Self::Ls(args) => list(&store, &args)?,
             Self::Show(args) => {
                 let volume = store.volume(&args.volume)?;
                 print_json(&json!({ "Volumes": [describe(&store, &volume)?] }))?;
@@ -136,6 +154,8 @@ impl Command {
             Self::Detach(args) => detach(&store, &args)?,
             Self::Modify(args) => modify(&store, &args)?,
             Self::Delete(args) => delete(&store, &args)?,
+            Self::Tag(args) => return args.run(&store, |volume| id(&store, volume)),
+            Self::Untag(args) => return args.run(&store, |volume| id(&store, volume)),
         }
         Ok(Exit::Done)
     }
@@ -202,30 +222,54 @@ fn print_ids(ids: &[VolumeId]) -> Result<(), Error> {
     Ok(print(&lines.collect::<String>())?)
 }
 
-fn list(store: &Store, output: OutputArgs) -> Result<(), Error> {
-    let volumes = store.volumes()?;
-    match output.format {
-        Format::Json => {
-            let shown = volumes.iter().map(|volume| describe(store, volume));
-            let shown = shown.collect::<Result<Vec<_>, _>>()?;
-            print_json(&json!({ "Volumes": shown }))?;
+fn list(store: &Store, args: &LsArgs) -> Result<(), Error> {
+    let filters = args.list.filters(Noun::Volume)?;
+    let wanted = all(store, &args.volumes)?;
+    let mut volumes = store.volumes()?;
+    volumes.retain(|volume| wanted.is_empty() || wanted.contains(&volume.id));
+    let is_json = args.list.output.format == Format::Json;
+    let mut shown = Vec::new();
+    if is_json || !filters.is_empty() {
+        for volume in std::mem::take(&mut volumes) {
+            let value = describe(store, &volume)?;
+            if filters.matches(&value) {
+                shown.push((volume, value));
+            }
         }
-        Format::Table => {
-            let header = [
-                "VOLUME ID",
-                "SIZE",
-                "TYPE",
-                "STATE",
-                "INSTANCE",
-                "DEVICE",
-                "SNAPSHOT",
-                "CREATED",
-            ];
-            let rows: Vec<_> = volumes.iter().map(row).collect();
-            print(&table(header, &rows))?;
-        }
+    } else {
+        shown.extend(volumes.into_iter().map(|volume| (volume, Value::Null)));
     }
+    // In the order of the listing.
+    let key = |(volume, _): &(VolumeRecord, Value)| {
+        format!("{} {}", iso8601(volume.create_time), volume.id)
+    };
+    let (page, token) = filter::cut(shown, &args.list.page(), key);
+    if is_json {
+        let shown: Vec<_> = page.into_iter().map(|(_, value)| value).collect();
+        let mut listing = json!({ "Volumes": shown });
+        if let Some(token) = token {
+            listing["NextToken"] = json!(token.to_string());
+        }
+        return Ok(print_json(&listing)?);
+    }
+    let header = [
+        "VOLUME ID",
+        "SIZE",
+        "TYPE",
+        "STATE",
+        "INSTANCE",
+        "DEVICE",
+        "SNAPSHOT",
+        "CREATED",
+    ];
+    let rows: Vec<_> = page.iter().map(|(volume, _)| row(volume)).collect();
+    print(&table(header, &rows))?;
+    tell_token(token.as_ref());
     Ok(())
+}
+
+fn id(store: &Store, reference: &str) -> Result<String, Error> {
+    Ok(store.volume(reference)?.id.to_string())
 }
 
 fn row(volume: &VolumeRecord) -> [String; 8] {
@@ -291,9 +335,4 @@ pub fn describe(store: &Store, volume: &VolumeRecord) -> Result<Value, Error> {
 fn volume_type(text: &str) -> Result<VolumeType, String> {
     let parsed = text.parse();
     parsed.map_err(|error: kami_image::manifest::UnknownWord| error.to_string())
-}
-
-fn tag(text: &str) -> Result<Tag, String> {
-    let parsed = text.parse();
-    parsed.map_err(|error: kami_image::manifest::InvalidTag| error.to_string())
 }

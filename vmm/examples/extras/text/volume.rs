@@ -43,10 +43,16 @@ pub const TEXTS: &[Text] = &[
         description: &["Lists the volumes of the store, oldest first."],
         exits: &[Done, Failed, Usage],
         has_store: true,
-        examples: &[(
-            "Print the volumes as describe-volumes does:",
-            "kami volume ls --output json",
-        )],
+        examples: &[
+            (
+                "List those that no instance has:",
+                "kami volume ls --filter Name=status,Values=available",
+            ),
+            (
+                "Print the volumes as describe-volumes does:",
+                "kami volume ls --output json",
+            ),
+        ],
     },
     Text {
         name: "kami-volume-show",
@@ -114,5 +120,25 @@ pub const TEXTS: &[Text] = &[
                 "kami volume delete --dry-run vol-0123456789abcdef0",
             ),
         ],
+    },
+    Text {
+        name: "kami-volume-tag",
+        description: &["Gives a volume tags. A key that it has already gets the new value."],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[(
+            "Give a volume a name:",
+            "kami volume tag vol-0123456789abcdef0 Name=data",
+        )],
+    },
+    Text {
+        name: "kami-volume-untag",
+        description: &["Takes tags from a volume. One that it does not have is no error."],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[(
+            "Take its name from a volume:",
+            "kami volume untag vol-0123456789abcdef0 Name",
+        )],
     },
 ];
