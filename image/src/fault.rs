@@ -20,6 +20,8 @@ pub const POINTS: &[&str] = &[
     "delete-snapshot.freed",
     "deregister.removed",
     "deregister.committed",
+    "prune.removed",
+    "prune.committed",
     "copy.added",
     "copy.committed",
 ];

@@ -12,7 +12,7 @@ use rusqlite::{OptionalExtension, Row, params, params_from_iter};
 use super::{Catalogue, Error, convert, from_millis, ids_from, parsed, to_millis};
 use crate::account::Account;
 use crate::filter::Condition;
-use crate::id::ImageId;
+use crate::id::{ImageId, InstanceId};
 use crate::manifest::{Image, LaunchPermission, words};
 use crate::time::iso8601;
 
@@ -173,6 +173,20 @@ impl Catalogue {
         };
         self.sqlite(remove())?;
         self.remove_all_tags(&id.to_string())
+    }
+
+    /// An instance that was launched from the image and has not been terminated.
+    pub(crate) fn instance_of_image(&self, id: &ImageId) -> Result<Option<InstanceId>, Error> {
+        let query = || {
+            self.connection
+                .prepare_cached(
+                    "SELECT id FROM instances WHERE image = ?1 AND state <> 'terminated'
+                     ORDER BY launched LIMIT 1",
+                )?
+                .query_row([id.to_string()], |row| parsed(row, 0))
+                .optional()
+        };
+        self.sqlite(query())
     }
 
     /// Writes down that the image was launched now. False where there is none that may be.

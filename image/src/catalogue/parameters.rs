@@ -63,6 +63,21 @@ impl Catalogue {
         self.sqlite(query())
     }
 
+    /// A parameter whose newest version has that value.
+    pub(crate) fn parameter_of_value(&self, value: &str) -> Result<Option<String>, Error> {
+        let query = || {
+            self.connection
+                .prepare_cached(
+                    "SELECT name FROM parameters WHERE value = ?1 AND version =
+                     (SELECT max(version) FROM parameters AS all_versions
+                      WHERE all_versions.name = parameters.name) ORDER BY name LIMIT 1",
+                )?
+                .query_row([value], |row| row.get(0))
+                .optional()
+        };
+        self.sqlite(query())
+    }
+
     pub(crate) fn add_parameter(&self, parameter: &Parameter) -> Result<(), Error> {
         let add = || {
             self.connection

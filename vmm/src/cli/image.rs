@@ -13,6 +13,7 @@ use kami_image::time::parse_iso8601;
 use serde_json::json;
 
 use super::filter::{ListArgs, tell_token};
+use super::image_prune::PruneArgs;
 use super::output::{Format, print, print_json, table};
 use super::progress::Meter;
 use super::tag::{TagArgs, UntagArgs};
@@ -55,6 +56,8 @@ pub enum Command {
     /// Remove images; instances of them are untouched
     #[command(visible_alias = "rm")]
     Deregister(change::DeregisterArgs),
+    /// Deregister old images by rule, and delete the snapshots that only they used
+    Prune(PruneArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -136,6 +139,7 @@ impl Command {
             Self::Unprotect(args) => args.run(Store::unprotect_image),
             Self::Copy(args) => args.run(),
             Self::Deregister(args) => args.run(),
+            Self::Prune(args) => args.run(),
         }
     }
 }

@@ -6,6 +6,7 @@ mod instance;
 mod kernel;
 mod launch;
 mod parameter;
+mod prune;
 mod reclaim;
 mod register;
 mod sweep;
