@@ -5,7 +5,6 @@
 
 /// Every fault point, in the order in which each command reaches its own.
 pub const POINTS: &[&str] = &[
-    "migrate.filled",
     "register.written",
     "register.committed",
     "create-volume.written",
@@ -24,6 +23,9 @@ pub const POINTS: &[&str] = &[
     "prune.committed",
     "copy.added",
     "copy.committed",
+    "terminate.begun",
+    "terminate.changed",
+    "terminate.committed",
 ];
 
 /// Kills this process, as `kill -9` would, if the variable `KAMI_FAULT` names this point.

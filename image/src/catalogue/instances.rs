@@ -157,19 +157,68 @@ impl Catalogue {
         self.sqlite(add()).map(|_| ())
     }
 
-    /// Whether there is such an instance to set the state of.
-    pub(crate) fn set_instance_state(
+    /// Whether there was such an instance in one of the states `from`, which is in the state `to` now.
+    pub(crate) fn move_instance(
         &self,
         id: &InstanceId,
-        state: InstanceState,
-        reason: Option<&str>,
+        from: &[InstanceState],
+        to: InstanceState,
     ) -> Result<bool, Error> {
         let update = || {
-            self.connection
-                .prepare_cached("UPDATE instances SET state = ?2, state_reason = ?3 WHERE id = ?1")?
-                .execute(params![id.to_string(), state.as_str(), reason])
+            let mut update = self.connection.prepare_cached(
+                "UPDATE instances SET state = ?3, state_reason = NULL WHERE id = ?1 AND state = ?2",
+            )?;
+            let mut rows = 0;
+            for from in from {
+                rows += update.execute(params![id.to_string(), from.as_str(), to.as_str()])?;
+            }
+            Ok(rows)
         };
         self.sqlite(update()).map(|rows| rows > 0)
+    }
+
+    /// A stopped instance is pending again, from now on, of this process.
+    pub(crate) fn restart_instance(&self, id: &InstanceId) -> Result<(), Error> {
+        let update = || {
+            self.connection
+                .prepare_cached(
+                    "UPDATE instances SET state = 'pending', state_reason = NULL,
+                     exit_status = NULL, launched = ?2, ended = NULL, pid = ?3 WHERE id = ?1",
+                )?
+                .execute(params![
+                    id.to_string(),
+                    to_millis(SystemTime::now()),
+                    std::process::id(),
+                ])
+        };
+        self.sqlite(update()).map(|_| ())
+    }
+
+    /// Writes down what may change of an instance once it is launched, besides its state.
+    pub(crate) fn change_instance(&self, instance: &Instance) -> Result<(), Error> {
+        let update = || {
+            self.connection
+                .prepare_cached(
+                    "UPDATE instances SET cpus = ?2, memory_bytes = ?3, settings = ?4 WHERE id = ?1",
+                )?
+                .execute(params![
+                    instance.id.to_string(),
+                    instance.cpus,
+                    instance.memory_bytes,
+                    to_json(&instance.settings)?,
+                ])
+        };
+        self.sqlite(update()).map(|_| ())
+    }
+
+    /// A terminated instance does not keep its name from others.
+    pub(crate) fn free_instance_name(&self, id: &InstanceId) -> Result<(), Error> {
+        let update = || {
+            self.connection
+                .prepare_cached("UPDATE instances SET name = NULL WHERE id = ?1")?
+                .execute([id.to_string()])
+        };
+        self.sqlite(update()).map(|_| ())
     }
 
     /// Whether there is such an instance to end.

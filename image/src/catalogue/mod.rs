@@ -17,6 +17,7 @@ mod snapshots;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod volumes;
 
 use std::cell::Cell;

@@ -255,6 +255,19 @@ impl Catalogue {
         self.sqlite(update()).map(|_| ())
     }
 
+    pub(crate) fn set_delete_on_termination(
+        &self,
+        id: &VolumeId,
+        delete: bool,
+    ) -> Result<(), Error> {
+        let update = || {
+            self.connection
+                .prepare_cached("UPDATE volumes SET delete_on_termination = ?2 WHERE id = ?1")?
+                .execute(params![id.to_string(), delete])
+        };
+        self.sqlite(update()).map(|_| ())
+    }
+
     /// The volume stays, of no instance.
     pub(crate) fn detach_volume(&self, id: &VolumeId) -> Result<(), Error> {
         let update = || {

@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
 
 use crate::catalogue::KernelFileId;
-use crate::manifest::{Architecture, RootDeviceType, words};
+use crate::manifest::{Architecture, ProductCode, RootDeviceType, words};
 use crate::mapping::{Disk, DiskKind};
 
 /// The most bytes of user data that EC2 takes.
@@ -62,9 +61,9 @@ pub struct InstanceSettings {
     /// Termination protection.
     #[serde(skip_serializing_if = "is_default")]
     pub disable_api_termination: bool,
-    /// The image's, as EC2 shows them.
+    /// The image's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub product_codes: Vec<Value>,
+    pub product_codes: Vec<ProductCode>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -104,6 +103,16 @@ impl EphemeralDisk {
             DiskKind::Volume { .. } => None,
         };
         disks.iter().enumerate().filter_map(at).collect()
+    }
+
+    pub(crate) fn disk(&self) -> Disk {
+        Disk {
+            device_name: self.device_name.clone(),
+            kind: DiskKind::Ephemeral {
+                index: self.index,
+                size_bytes: self.size_bytes,
+            },
+        }
     }
 }
 
@@ -234,7 +243,10 @@ mod tests {
             user_data: Some(UserData::new(b"#!/bin/sh\n\xff\0".to_vec()).unwrap()),
             shutdown_behavior: ShutdownBehavior::Terminate,
             disable_api_termination: true,
-            product_codes: vec![serde_json::json!({ "ProductCodeId": "x" })],
+            product_codes: vec![ProductCode {
+                product_code_id: "x".to_owned(),
+                product_code_type: "marketplace".to_owned(),
+            }],
         };
         let text = serde_json::to_string(&settings).unwrap();
         assert!(text.contains(r#""UserData":"IyEvYmluL3NoCv8A""#), "{text}");

@@ -30,7 +30,15 @@ impl Error {
             Self::VolumeNotFound { .. } => "InvalidVolume.NotFound",
             Self::Refused(refusal) => refusal.code(),
             Self::InstanceNotFound { .. } => "InvalidInstanceID.NotFound",
-            Self::InstanceRuns { .. } => "IncorrectInstanceState",
+            Self::InstanceRuns { .. }
+            | Self::InstanceState { .. }
+            | Self::InstanceNotStopped { .. }
+            | Self::NoRootVolume { .. } => "IncorrectInstanceState",
+            Self::InstanceStoreStop { .. } => "UnsupportedOperation",
+            Self::TerminationProtected { .. } => "OperationNotPermitted",
+            Self::NoDevice { .. } => "InvalidInstanceAttributeValue",
+            Self::TokenMismatch => "IdempotentParameterMismatch",
+            Self::ClientToken { .. } => "InvalidParameterValue",
             _ => return None,
         })
     }

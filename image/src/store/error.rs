@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::VolumeRefusal;
-use crate::catalogue::{self, KernelFileId, KernelKind};
+use crate::catalogue::{self, InstanceState, KernelFileId, KernelKind};
 use crate::id::{ImageId, InstanceId, SnapshotId};
 use crate::{format, manifest, mapping, snapshot, volume};
 
@@ -121,6 +121,41 @@ pub enum Error {
     InstanceNameInUse { name: String, instance: InstanceId },
     #[error("The instance '{instance}' is not in a state from which it can be removed: it runs")]
     InstanceRuns { instance: InstanceId },
+    #[error("The instance '{instance}' is not in a state from which it can be {done}.")]
+    InstanceState {
+        instance: InstanceId,
+        /// What cannot be done to it, as `started`.
+        done: &'static str,
+        state: InstanceState,
+    },
+    #[error("the client token is {length} characters long, and at most 64 of ASCII are allowed")]
+    ClientToken { length: usize },
+    #[error(
+        "Arguments on this idempotent request are inconsistent with arguments used in previous \
+         request(s)."
+    )]
+    TokenMismatch,
+    /// Not a mistake: the launch that is asked for has happened.
+    #[error("the client token was used by the launch {reservation}")]
+    TokenUsed { reservation: String },
+    #[error("The instance '{instance}' is not in the 'stopped' state.")]
+    InstanceNotStopped { instance: InstanceId },
+    #[error(
+        "The instance '{instance}' does not have an 'ebs' root device type and cannot be stopped."
+    )]
+    InstanceStoreStop { instance: InstanceId },
+    #[error(
+        "The instance '{instance}' may not be terminated. Modify its 'disableApiTermination' \
+         instance attribute and try again."
+    )]
+    TerminationProtected { instance: InstanceId },
+    #[error("No device is currently mapped at {device}")]
+    NoDevice { device: String },
+    #[error("Instance '{instance}' does not have a volume attached at root ({device})")]
+    NoRootVolume {
+        instance: InstanceId,
+        device: String,
+    },
 }
 
 impl Error {
@@ -154,6 +189,7 @@ impl Error {
             | Self::ImageIdMalformed { .. }
             | Self::ParameterName { .. }
             | Self::Tag(_)
+            | Self::ClientToken { .. }
             | Self::Name { .. } => ErrorKind::Input,
             _ => ErrorKind::Other,
         }
@@ -193,6 +229,19 @@ impl Error {
             Self::VolumeNotFound { .. } => Some("kami volume ls lists the volumes".to_owned()),
             Self::Ambiguous { .. } => Some("give more of the id".to_owned()),
             Self::InstanceRuns { instance } => Some(format!("kami stop {instance} ends it")),
+            Self::InstanceState {
+                instance, state, ..
+            } => Some(format!("{instance} is {state}")),
+            Self::InstanceNotStopped { instance } => Some(format!("kami stop {instance} stops it")),
+            Self::InstanceStoreStop { instance } => {
+                Some(format!("kami terminate {instance} ends it for good"))
+            }
+            Self::TerminationProtected { instance } => Some(format!(
+                "kami instance modify {instance} --disable-api-termination false"
+            )),
+            Self::NoRootVolume { instance, device } => Some(format!(
+                "kami volume attach VOLUME {instance} {device} gives it one"
+            )),
             Self::InstanceNameInUse { instance, .. } => Some(format!(
                 "choose another name, or kami rm {instance} when it has ended"
             )),

@@ -1,42 +1,114 @@
-//! Instances after their launch: what they are up to, how they end, how they go.
+//! Instances after their launch: what they are up to.
 //!
 //! An instance's process holds a lock as long as it lives. A row that says that the instance lives,
-//! while nobody holds the lock, is that of a process that was killed, and is shown as such: a
-//! process writes its end into the row before it lets go of the lock, so a row that is read after
-//! the lock was found free tells the truth.
+//! while nobody holds the lock, is that of a process that was killed, by hand or with its host, and
+//! is shown as what it has come to: a process writes its end into the row before it lets go of the
+//! lock, so a row that is read after the lock was found free tells the truth.
 
 use std::fs::{File, TryLockError};
 use std::io;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::launch::LOCK_FILE;
 use super::{Error, Instance, InstanceState, Store, VolumeRecord, ambiguous, id_prefix};
-use crate::catalogue::End;
 use crate::id::InstanceId;
 
 /// The exit status of an instance whose process was killed: what a shell says of one.
-const KILLED_STATUS: u8 = 137;
+pub(super) const KILLED_STATUS: u8 = 137;
 
-const KILLED_REASON: &str = "killed: its process is gone";
+pub(super) const KILLED_REASON: &str = "killed: its process is gone";
 
-/// What to write down of an instance.
-#[derive(Clone, Copy, Debug)]
-pub struct InstanceUpdate<'a> {
-    pub state: InstanceState,
-    pub reason: Option<&'a str>,
-    /// What its `run` exits with; of one that has ended.
-    pub exit_status: Option<u8>,
+/// How long a terminated instance is listed, as on EC2.
+pub const LISTED_AFTER_END: Duration = Duration::from_secs(3600);
+
+impl Instance {
+    /// What has become of the instance once its process is gone, whatever its row said before.
+    pub(super) fn settled_state(&self) -> InstanceState {
+        match self.state {
+            InstanceState::ShuttingDown | InstanceState::Terminated => InstanceState::Terminated,
+            _ if self.settings.is_instance_store() => InstanceState::Terminated,
+            _ => InstanceState::Stopped,
+        }
+    }
+
+    /// Whether it was terminated so long ago that it is no longer listed.
+    pub(super) fn is_forgotten(&self, now: SystemTime) -> bool {
+        self.state == InstanceState::Terminated
+            && self
+                .end_time
+                .and_then(|end| now.duration_since(end).ok())
+                .is_some_and(|since| since > LISTED_AFTER_END)
+    }
+
+    /// EC2's rule for what can stop; one that has stopped can.
+    ///
+    /// # Errors
+    /// [`Error::InstanceStoreStop`], [`Error::InstanceState`]
+    pub fn check_can_stop(&self) -> Result<(), Error> {
+        match self.state {
+            InstanceState::ShuttingDown | InstanceState::Terminated => Err(self.cannot("stopped")),
+            _ if self.settings.is_instance_store() => {
+                Err(Error::InstanceStoreStop { instance: self.id })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// EC2's rule for what can start; one that runs can, to no effect.
+    ///
+    /// # Errors
+    /// [`Error::InstanceState`]
+    pub fn check_can_start(&self) -> Result<(), Error> {
+        match self.state {
+            InstanceState::Pending | InstanceState::Running | InstanceState::Stopped => Ok(()),
+            _ => Err(self.cannot("started")),
+        }
+    }
+
+    /// # Errors
+    /// [`Error::InstanceState`]
+    pub fn check_can_reboot(&self) -> Result<(), Error> {
+        match self.state {
+            InstanceState::Pending | InstanceState::Running => Ok(()),
+            _ => Err(self.cannot("rebooted")),
+        }
+    }
+
+    /// EC2's rule for what can be terminated: all but what is protected, again and again.
+    ///
+    /// # Errors
+    /// [`Error::TerminationProtected`]
+    pub fn check_can_terminate(&self) -> Result<(), Error> {
+        let is_over = matches!(
+            self.state,
+            InstanceState::ShuttingDown | InstanceState::Terminated
+        );
+        match self.settings.disable_api_termination && !is_over {
+            true => Err(Error::TerminationProtected { instance: self.id }),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn cannot(&self, done: &'static str) -> Error {
+        Error::InstanceState {
+            instance: self.id,
+            done,
+            state: self.state,
+        }
+    }
 }
 
 impl Store {
-    /// Every instance, oldest first.
+    /// Every instance, oldest first; terminated ones for an hour.
     ///
     /// # Errors
     /// [`Error::Catalogue`]; [`Error::Io`] where a lock cannot be asked.
     pub fn instances(&self) -> Result<Vec<Instance>, Error> {
+        let now = SystemTime::now();
         self.catalogue
             .instances()?
             .into_iter()
+            .filter(|instance| !instance.is_forgotten(now))
             .filter_map(|instance| self.truth(instance).transpose())
             .collect()
     }
@@ -59,8 +131,10 @@ impl Store {
                 _ => return Err(ambiguous("instance", reference)),
             }
         };
-        let instance = found.ok_or_else(not_found)?;
-        self.truth(instance)?.ok_or_else(not_found)
+        let now = SystemTime::now();
+        let listed = found.filter(|instance| !instance.is_forgotten(now));
+        self.truth(listed.ok_or_else(not_found)?)?
+            .ok_or_else(not_found)
     }
 
     /// The instance's volumes, root first.
@@ -69,151 +143,6 @@ impl Store {
     /// [`Error::Catalogue`]
     pub fn instance_volumes(&self, id: &InstanceId) -> Result<Vec<VolumeRecord>, Error> {
         Ok(self.catalogue.volumes_of(id)?)
-    }
-
-    /// Writes down what has become of the instance. With its end its ephemeral disks are deleted:
-    /// let go of its volumes before, and of its lock after.
-    ///
-    /// # Errors
-    /// [`Error::InstanceNotFound`], [`Error::Catalogue`]
-    pub fn update_instance(
-        &self,
-        id: &InstanceId,
-        update: &InstanceUpdate<'_>,
-    ) -> Result<(), Error> {
-        let found = if update.state.is_live() {
-            let transaction = self.quick()?;
-            let found = self
-                .catalogue
-                .set_instance_state(id, update.state, update.reason)?;
-            self.catalogue.commit(transaction)?;
-            found
-        } else {
-            self.end(
-                id,
-                &End {
-                    state: update.state,
-                    reason: update.reason,
-                    exit_status: update.exit_status,
-                    time: Some(SystemTime::now()),
-                },
-            )?
-        };
-        match found {
-            true => Ok(()),
-            false => Err(instance_not_found(&id.to_string())),
-        }
-    }
-
-    /// Removes an instance that has ended: its row, its folder, its ephemeral disks and the volumes
-    /// with DeleteOnTermination. Its other volumes stay.
-    ///
-    /// After a crash of the host the instance may be listed again, to be removed again.
-    ///
-    /// # Errors
-    /// [`Error::InstanceRuns`], [`Error::InstanceNotFound`], [`Error::Catalogue`], [`Error::Io`]
-    pub fn remove_instance(&self, id: &InstanceId) -> Result<(), Error> {
-        self.remove(id, |volume| volume.delete_on_termination)
-    }
-
-    /// Removes an instance that never ran, with everything that its launch made.
-    ///
-    /// # Errors
-    /// As [`Store::remove_instance`].
-    pub fn undo_launch(&self, id: &InstanceId) -> Result<(), Error> {
-        self.remove(id, |_| true)
-    }
-
-    fn remove(&self, id: &InstanceId, goes: fn(&VolumeRecord) -> bool) -> Result<(), Error> {
-        let _lock = self.lock_ended(id)?;
-        let transaction = self.quick()?;
-        if self.catalogue.instance(id)?.is_none() {
-            return Err(instance_not_found(&id.to_string()));
-        }
-        let mut deleted = Vec::new();
-        for volume in self.catalogue.volumes_of(id)? {
-            if goes(&volume) {
-                self.remove_volume_row(&volume)?;
-                deleted.push(volume.id);
-            } else {
-                self.catalogue.detach_volume(&volume.id)?;
-            }
-        }
-        self.catalogue.remove_instance(id)?;
-        self.catalogue.commit(transaction)?;
-
-        // Nothing names them any more: what cannot be deleted now is swept later.
-        for volume in deleted {
-            if let Err(error) = self.volumes.delete(&volume) {
-                tracing::warn!(%volume, %error, "cannot delete a volume");
-            }
-        }
-        let folder = self.instance_folder(id);
-        if let Err(error) = std::fs::remove_dir_all(&folder)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %folder.display(), %error, "cannot delete an instance's folder");
-        }
-        self.release_snapshots();
-        self.catalogue.tidy();
-        Ok(())
-    }
-
-    /// Writes down the end of an instance and deletes its ephemeral disks. False where there is no
-    /// such instance.
-    fn end(&self, id: &InstanceId, end: &End<'_>) -> Result<bool, Error> {
-        let volumes = self.catalogue.volumes_of(id)?;
-        let ephemeral = volumes.iter().filter(|volume| volume.ephemeral.is_some());
-        let mut deleted = Vec::new();
-        for volume in ephemeral {
-            match self.volumes.delete(&volume.id) {
-                Ok(()) => deleted.push(volume),
-                // The row stays, and goes with the instance.
-                Err(error) => {
-                    tracing::warn!(id = %volume.id, %error, "cannot delete an ephemeral disk");
-                }
-            }
-        }
-        let transaction = self.quick()?;
-        for volume in &deleted {
-            self.remove_volume_row(volume)?;
-        }
-        let found = self.catalogue.end_instance(id, end)?;
-        self.catalogue.commit(transaction)?;
-        self.catalogue.tidy();
-        Ok(found)
-    }
-
-    /// Writes down the end of every instance whose process was killed, and removes those that were
-    /// to be removed then.
-    pub(super) fn end_killed(&self) -> Result<(), Error> {
-        for instance in self.catalogue.instances()? {
-            let id = &instance.id;
-            if !(instance.state.is_live() || instance.remove_at_end) || self.is_held(id)? {
-                continue;
-            }
-            let Some(now) = self.catalogue.instance(id)? else {
-                continue;
-            };
-            if now.state.is_live() {
-                self.end(
-                    id,
-                    &End {
-                        state: InstanceState::Stopped,
-                        reason: Some(KILLED_REASON),
-                        exit_status: Some(KILLED_STATUS),
-                        time: None,
-                    },
-                )?;
-            }
-            if now.remove_at_end {
-                match self.remove_instance(id) {
-                    Ok(()) | Err(Error::InstanceNotFound { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(())
     }
 
     /// The instance as it is, whatever its row says; none where it was removed meanwhile.
@@ -225,7 +154,7 @@ impl Store {
             return Ok(None);
         };
         if instance.state.is_live() {
-            instance.state = InstanceState::Stopped;
+            instance.state = instance.settled_state();
             instance.state_reason = Some(KILLED_REASON.to_owned());
             instance.exit_status = Some(KILLED_STATUS);
             instance.pid = None;
@@ -234,7 +163,7 @@ impl Store {
     }
 
     /// Whether the instance's process lives.
-    fn is_held(&self, id: &InstanceId) -> Result<bool, Error> {
+    pub(super) fn is_held(&self, id: &InstanceId) -> Result<bool, Error> {
         match self.lock_ended(id) {
             Ok(_) => Ok(false),
             Err(Error::InstanceRuns { .. }) => Ok(true),
@@ -244,6 +173,9 @@ impl Store {
 
     /// The lock of an instance without a process, shared with others who look at it or remove it:
     /// they must not look like its process to each other. None where even the lock is gone.
+    ///
+    /// # Errors
+    /// [`Error::InstanceRuns`], [`Error::Io`]
     pub(super) fn lock_ended(&self, id: &InstanceId) -> Result<Option<File>, Error> {
         let path = self.instance_folder(id).join(LOCK_FILE);
         let file = match File::open(&path) {
@@ -259,7 +191,7 @@ impl Store {
     }
 }
 
-fn instance_not_found(reference: &str) -> Error {
+pub(super) fn instance_not_found(reference: &str) -> Error {
     Error::InstanceNotFound {
         reference: reference.to_owned(),
     }

@@ -8,13 +8,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::{Error, Instance, InstanceState, Store, create_private};
+use super::{ClientToken, Error, Instance, InstanceState, Store, create_private};
 use crate::account::Account;
 use crate::catalogue::NewVolume;
 use crate::chunk::pending::{create_locked, unlock};
 use crate::id::{InstanceId, VolumeId};
 use crate::instance::{EphemeralDisk, InstanceSettings};
-use crate::manifest::Image;
+use crate::manifest::{Image, Tag, check_tags};
 use crate::mapping::{Disk, DiskKind};
 use crate::volume::{Volume, VolumeFiles};
 
@@ -37,6 +37,9 @@ pub struct NewInstance<'a> {
     pub settings: InstanceSettings,
     /// The launch that it belongs to; without one it is a launch of its own.
     pub reservation: Option<Reservation>,
+    /// Of the instance; its volumes get none.
+    pub tags: &'a [Tag],
+    pub client_token: Option<&'a ClientToken>,
 }
 
 /// A launch of several instances at once.
@@ -59,6 +62,12 @@ pub struct InstanceLock {
 impl Drop for InstanceLock {
     fn drop(&mut self) {
         unlock(&self.file);
+    }
+}
+
+impl InstanceLock {
+    pub(super) fn new(file: File) -> Self {
+        Self { file }
     }
 }
 
@@ -97,16 +106,21 @@ impl Store {
         let transaction = self.quick()?;
         // Dropped in the reverse order: the volumes let go of their files, those are deleted, the
         // rows are undone, and only then does a sweep get to look.
-        let mut undo = Undo {
-            folder: None,
-            volumes: Vec::new(),
-            files: &self.volumes,
-        };
+        let mut undo = Undo::new(&self.volumes);
         if let Some(name) = &new.name {
             self.check_name_unused(name)?;
         }
         self.note_launch(&instance.image_id)?;
+        self.note_launch(&new.image.image_id)?;
+        if let Some(token) = new.client_token {
+            self.use_token(token, &instance.reservation)?;
+        }
         self.catalogue.add_instance(&instance)?;
+        if !new.tags.is_empty() {
+            check_tags(new.tags)?;
+            self.catalogue
+                .add_tags(&instance.id.to_string(), new.tags)?;
+        }
         let folder = self.instance_folder(&instance.id);
         let lock = create_folder(&folder, &mut undo)?;
         let mut volumes = Vec::with_capacity(new.disks.len());
@@ -148,9 +162,15 @@ impl Store {
         Ok(volume)
     }
 
-    /// An instance that was to be removed at its end, but was killed, does not keep its name.
+    /// An instance that is terminated, or was to be removed at its end but was killed, does not keep
+    /// its name.
     fn free_name(&self, name: &str) -> Result<(), Error> {
         match self.catalogue.instance_named(name)? {
+            Some(holder) if holder.state == InstanceState::Terminated => {
+                let transaction = self.quick()?;
+                self.catalogue.free_instance_name(&holder.id)?;
+                Ok(self.catalogue.commit(transaction)?)
+            }
             Some(holder) if holder.remove_at_end => match self.remove_instance(&holder.id) {
                 Err(Error::InstanceRuns { .. } | Error::InstanceNotFound { .. }) => Ok(()),
                 removed => removed,
@@ -199,6 +219,7 @@ fn pending(new: &NewInstance<'_>, owner: Account) -> Instance {
             root_device_type: image.root_device_type,
             root_device_name: image.root_device_name.clone(),
             ephemeral: EphemeralDisk::of(new.disks),
+            product_codes: image.product_codes.clone(),
             ..new.settings.clone()
         },
     }
@@ -213,7 +234,7 @@ fn create_folder(folder: &Path, undo: &mut Undo<'_>) -> Result<InstanceLock, Err
     let file = create_locked(&path)
         .and_then(|file| file.ok_or_else(taken))
         .map_err(Error::io("create", &path))?;
-    Ok(InstanceLock { file })
+    Ok(InstanceLock::new(file))
 }
 
 /// The rule for the names of instances and kernels. A name that looks like an id could hide the
@@ -236,14 +257,24 @@ pub(super) fn check_name(name: &str) -> Result<(), Error> {
 /// Deletes what a launch has made, unless it comes to its end. Its rows are the transaction's to
 /// undo; what cannot be deleted is left to the sweep.
 #[derive(Debug)]
-struct Undo<'a> {
+pub(super) struct Undo<'a> {
     folder: Option<PathBuf>,
-    volumes: Vec<VolumeId>,
+    pub(super) volumes: Vec<VolumeId>,
     files: &'a VolumeFiles,
 }
 
+impl<'a> Undo<'a> {
+    pub(super) fn new(files: &'a VolumeFiles) -> Self {
+        Self {
+            folder: None,
+            volumes: Vec::new(),
+            files,
+        }
+    }
+}
+
 impl Undo<'_> {
-    fn forget(mut self) {
+    pub(super) fn forget(mut self) {
         self.folder = None;
         self.volumes.clear();
     }

@@ -22,7 +22,7 @@ impl Store {
     /// [`Error::Io`], [`Error::Snapshot`] or [`Error::Volume`] for what cannot be deleted;
     /// [`Error::Catalogue`].
     pub fn sweep(&self) -> Result<(), Error> {
-        self.end_killed()?;
+        self.settle_instances()?;
         let doubt = Doubt::default();
         self.snapshots.sweep(
             &|id| doubt.named(self.catalogue.has_table(id)),

@@ -117,6 +117,8 @@ fn launch(store: &Store, image: &Image, disks: &[Disk]) -> Result<(Duration, u64
         remove_at_end: false,
         settings: InstanceSettings::default(),
         reservation: None,
+        tags: &[],
+        client_token: None,
     };
     let start = Instant::now();
     let launched = store.launch(&new)?;

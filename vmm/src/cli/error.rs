@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::PathBuf;
 
+use kami_image::instance::UserDataTooLong;
 use kami_image::{filter, manifest, snapshot, store};
 use kami_kernels::Unbootable;
 
@@ -44,6 +45,16 @@ pub enum Error {
     Config(#[from] config::Error),
     #[error(transparent)]
     Filter(#[from] filter::Error),
+    #[error("{0}")]
+    Usage(&'static str),
+    #[error("cannot {action} {}", path.display())]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    UserData(#[from] UserDataTooLong),
     #[error("cannot write the output")]
     Output(#[from] io::Error),
 }
@@ -62,7 +73,8 @@ impl Error {
             ) => Exit::BadInput,
             Self::Launch(launch::Error::Machine(error)) => of_machine(error),
             Self::Launch(launch::Error::Interrupted) => Exit::Interrupted,
-            Self::BackgroundStdio | Self::Filter(_) => Exit::Usage,
+            Self::BackgroundStdio | Self::Filter(_) | Self::Usage(_) => Exit::Usage,
+            Self::File { .. } | Self::UserData(_) => Exit::BadInput,
             Self::Config(_) => Exit::BadInput,
             Self::Launch(_) | Self::Background(_) | Self::Instance(_) | Self::Output(_) => {
                 Exit::Failed
@@ -88,9 +100,9 @@ impl Error {
     pub fn code(&self) -> Option<&'static str> {
         match self {
             Self::Store(error) | Self::Launch(launch::Error::Store(error)) => error.code(),
-            Self::Config(config::Error::UnknownType { .. }) | Self::Filter(_) => {
-                Some("InvalidParameterValue")
-            }
+            Self::Config(config::Error::UnknownType { .. })
+            | Self::Filter(_)
+            | Self::UserData(_) => Some("InvalidParameterValue"),
             _ => None,
         }
     }

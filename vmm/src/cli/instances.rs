@@ -1,23 +1,64 @@
-//! `kami ps`, `logs`, `stop` and `rm`: the instances and their lives.
+//! `kami instance`, and `kami ps`: the instances there are.
 
-use std::io;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use kami_image::store::{self, Instance, Store, iso8601};
-use serde_json::{Value, json};
+use kami_image::store::{Instance, InstanceState, Store, iso8601};
 
-use super::output::{Format, OutputArgs, print, print_json, table, tolerate_broken_pipe};
-use super::value::show_span;
+use super::instances_describe::reservations;
+use super::instances_modify::ModifyArgs;
+use super::instances_verbs::{
+    LogsArgs, RebootArgs, RmArgs, StartArgs, StopArgs, TerminateArgs, all,
+};
+use super::output::{Format, OutputArgs, print, print_json, table};
+use super::run;
+use super::value::{show_size, show_span};
 use super::{Error, open_store};
-use crate::architecture;
-use crate::console_log::Reader;
-use crate::control;
 use crate::exit::Exit;
-use crate::instance;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Launch an instance from an image
+    Run(Box<run::Args>),
+    /// List instances
+    Ls(PsArgs),
+    /// Show all about instances
+    Show(ShowArgs),
+    /// Start stopped instances again
+    Start(StartArgs),
+    /// Stop instances: press the power button, after a grace time end them by force
+    Stop(StopArgs),
+    /// Reboot instances
+    Reboot(RebootArgs),
+    /// End instances for good, with the volumes that go with them
+    Terminate(TerminateArgs),
+    /// Change an instance: most of it while it is stopped
+    Modify(ModifyArgs),
+    /// Print what an instance wrote to its console
+    Logs(LogsArgs),
+    /// Terminate instances that have ended, and list them no more
+    Rm(RmArgs),
+}
+
+impl Command {
+    pub fn run(self) -> Result<Exit, Error> {
+        match self {
+            Self::Run(args) => args.run(),
+            Self::Ls(args) => args.run(),
+            Self::Show(args) => args.run(),
+            Self::Start(args) => args.run(),
+            Self::Stop(args) => args.run(),
+            Self::Reboot(args) => args.run(),
+            Self::Terminate(args) => args.run(),
+            Self::Modify(args) => args.run(),
+            Self::Logs(args) => args.run(),
+            Self::Rm(args) => args.run(),
+        }
+    }
+}
 
 #[derive(Debug, clap::Args)]
 pub struct PsArgs {
-    /// List the instances that have ended too
+    /// List the instances that have ended too; terminated ones for an hour
     #[arg(long, short)]
     all: bool,
 
@@ -26,35 +67,13 @@ pub struct PsArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct LogsArgs {
-    /// The instance: its id, a unique start of it, or its name
-    id: String,
-
-    /// Go on until the instance ends
-    #[arg(long, short)]
-    follow: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub struct StopArgs {
+pub struct ShowArgs {
     /// The instances: their ids, unique starts of them, or names
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
 
-    /// Seconds that a guest has to react to its power button before it is ended by force
-    #[arg(long, short, value_name = "SECONDS", default_value_t = 30)]
-    time: u32,
-}
-
-#[derive(Debug, clap::Args)]
-pub struct RmArgs {
-    /// The instances: their ids, unique starts of them, or names
-    #[arg(value_name = "ID", required = true)]
-    ids: Vec<String>,
-
-    /// End running instances by force first
-    #[arg(long, short)]
-    force: bool,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 impl PsArgs {
@@ -63,13 +82,7 @@ impl PsArgs {
         let mut instances = store.instances()?;
         instances.retain(|instance| self.all || instance.state.is_live());
         match self.output.format {
-            Format::Json => {
-                let reservations = instances
-                    .iter()
-                    .map(|instance| reservation(&store, instance));
-                let reservations = reservations.collect::<Result<Vec<_>, _>>()?;
-                print_json(&json!({ "Reservations": reservations }))?;
-            }
+            Format::Json => print_json(&reservations(&store, &instances)?)?,
             Format::Table => {
                 let now = SystemTime::now();
                 let rows: Vec<_> = instances
@@ -94,138 +107,127 @@ impl PsArgs {
 }
 
 fn row(instance: &Instance, now: SystemTime) -> [String; 6] {
-    let age = now.duration_since(instance.launch_time).unwrap_or_default();
     [
         instance.id.to_string(),
         instance.name.clone().unwrap_or_default(),
         instance.image_name.clone(),
-        match instance.exit_status {
-            Some(status) => format!("{} ({status})", instance.state),
-            None => instance.state.to_string(),
-        },
-        format!("{} ago", show_span(age.as_secs())),
+        state(instance),
+        age(instance, now),
         instance.state_reason.clone().unwrap_or_default(),
     ]
 }
 
-/// An instance as EC2's describe-instances shows one: in a reservation of its own.
-fn reservation(store: &Store, instance: &Instance) -> Result<Value, Error> {
+fn state(instance: &Instance) -> String {
+    match instance.exit_status {
+        Some(status) => format!("{} ({status})", instance.state),
+        None => instance.state.to_string(),
+    }
+}
+
+fn age(instance: &Instance, now: SystemTime) -> String {
+    let age = now.duration_since(instance.launch_time).unwrap_or_default();
+    format!("{} ago", show_span(age.as_secs()))
+}
+
+impl ShowArgs {
+    pub fn run(self) -> Result<Exit, Error> {
+        let store = open_store()?;
+        let instances = all(&store, &self.ids)?;
+        match self.output.format {
+            Format::Json => print_json(&reservations(&store, &instances)?)?,
+            Format::Table => {
+                let shown: Result<Vec<_>, _> =
+                    instances.iter().map(|it| page(&store, it)).collect();
+                print(&shown?.join("\n"))?;
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// All about an instance, a line each.
+fn page(store: &Store, instance: &Instance) -> Result<String, Error> {
+    let settings = &instance.settings;
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let boot = |file: &Option<_>| file.as_ref().map(ToString::to_string).unwrap_or_default();
+    let mut lines = vec![
+        ("Instance", instance.id.to_string()),
+        ("Name", text(&instance.name)),
+        ("State", state(instance)),
+        ("Reason", text(&instance.state_reason)),
+        (
+            "Image",
+            format!("{} {}", instance.image_id, instance.image_name),
+        ),
+        ("Type", text(&settings.instance_type)),
+        (
+            "Size",
+            format!(
+                "{} processors, {} of memory",
+                instance.cpus,
+                show_size(instance.memory_bytes)
+            ),
+        ),
+        ("Launched", iso8601(instance.launch_time)),
+        ("Ended", instance.end_time.map(iso8601).unwrap_or_default()),
+        ("Reservation", instance.reservation.clone()),
+        ("Owner", instance.owner.to_string()),
+        ("Kernel", boot(&settings.kernel)),
+        ("Ramdisk", boot(&settings.ramdisk)),
+        ("Append", settings.append.clone()),
+        (
+            "User data",
+            settings
+                .user_data
+                .as_ref()
+                .map(|data| show_size(data.bytes().len() as u64))
+                .unwrap_or_default(),
+        ),
+        ("Root device", settings.root_device_type.to_string()),
+        (
+            "At shutdown",
+            match settings.is_instance_store() {
+                true => "terminate".to_owned(),
+                false => settings.shutdown_behavior.to_string(),
+            },
+        ),
+    ];
+    if settings.disable_api_termination {
+        lines.push(("Protected", "from termination".to_owned()));
+    }
+    for tag in store.tags(&instance.id.to_string())? {
+        lines.push(("Tag", format!("{}={}", tag.key, tag.value)));
+    }
+    for volume in disks(store, instance)? {
+        lines.push(("Disk", volume));
+    }
+    lines.retain(|(_, value)| !value.is_empty());
+    let line = |(name, value): &(&str, String)| format!("{:13}{value}\n", format!("{name}:"));
+    Ok(lines.iter().map(line).collect())
+}
+
+/// The instance's disks, also those that EC2 does not list.
+fn disks(store: &Store, instance: &Instance) -> Result<Vec<String>, Error> {
     let volumes = store.instance_volumes(&instance.id)?;
-    // Ephemeral disks never appear there.
-    let attached = volumes.iter().filter(|volume| volume.ephemeral.is_none());
-    let mappings: Vec<_> = attached
-        .map(|volume| {
-            json!({
-                "DeviceName": volume.device_name,
-                "Ebs": {
-                    "VolumeId": volume.id,
-                    "Status": "attached",
-                    "DeleteOnTermination": volume.delete_on_termination,
-                },
-            })
-        })
-        .collect();
-    let id = instance.id.to_string();
-    let mut shown = json!({
-        "InstanceId": id,
-        "ImageId": instance.image_id,
-        "State": { "Code": instance.state.code(), "Name": instance.state.as_str() },
-        "LaunchTime": iso8601(instance.launch_time),
-        "Architecture": architecture_of(store, instance)?,
-        "VirtualizationType": "hvm",
-        "RootDeviceType": "ebs",
-        "BlockDeviceMappings": mappings,
-        "CpuOptions": { "CoreCount": instance.cpus, "ThreadsPerCore": 1 },
-    });
-    if let Some(name) = &instance.name {
-        shown["Tags"] = json!([{ "Key": "Name", "Value": name }]);
-    }
-    if let Some(root) = volumes.first() {
-        shown["RootDeviceName"] = json!(root.device_name);
-    }
-    if let Some(message) = &instance.state_reason {
-        let code = reason_code(instance.exit_status);
-        shown["StateReason"] = json!({ "Code": code, "Message": message });
-    }
-    Ok(json!({ "ReservationId": id.replacen("i-", "r-", 1), "Instances": [shown] }))
-}
-
-/// What the image says, as EC2 shows it; a guest whose image is gone ran here all the same.
-fn architecture_of(store: &Store, instance: &Instance) -> Result<architecture::Word, Error> {
-    match store.image(&instance.image_id.to_string()) {
-        Ok(image) => Ok(image.architecture),
-        Err(store::Error::ImageNotFound { .. }) => Ok(architecture::HOST),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// EC2's word for who ended the instance.
-fn reason_code(exit_status: Option<u8>) -> &'static str {
-    match exit_status {
-        Some(0) => "Client.InstanceInitiatedShutdown",
-        Some(137) => "Client.UserInitiatedShutdown",
-        _ => "Server.InternalError",
-    }
-}
-
-impl LogsArgs {
-    pub fn run(self) -> Result<Exit, Error> {
-        let store = open_store()?;
-        let id = store.instance(&self.id)?.id;
-        let mut log = Reader::open(&store.instance_folder(&id))?;
-        let mut out = io::stdout().lock();
-        let copied = if self.follow {
-            let lives = || {
-                store
-                    .instance(&id.to_string())
-                    .is_ok_and(|now| now.state.is_live())
-            };
-            log.follow(&mut out, || !lives())
-        } else {
-            log.copy(&mut out)
+    let of = volumes.iter().map(|volume| {
+        let kind = match (volume.ephemeral, volume.volume_type) {
+            (Some(index), _) => format!("ephemeral{index}"),
+            (None, Some(volume_type)) => volume_type.to_string(),
+            (None, None) => String::new(),
         };
-        tolerate_broken_pipe(copied)?;
-        Ok(Exit::Done)
+        let goes = match volume.delete_on_termination {
+            true => "deleted on termination",
+            false => "kept",
+        };
+        let size = show_size(volume.size_bytes);
+        format!("{} {} {size} {kind}, {goes}", volume.device_name, volume.id)
+    });
+    let mut shown: Vec<String> = of.collect();
+    if instance.state == InstanceState::Stopped {
+        let later = instance.settings.ephemeral.iter();
+        shown.extend(
+            later.map(|disk| format!("{} ephemeral{}, at its start", disk.device_name, disk.index)),
+        );
     }
-}
-
-impl StopArgs {
-    pub fn run(self) -> Result<Exit, Error> {
-        let store = open_store()?;
-        let grace = Duration::from_secs(self.time.into());
-        for instance in all(&store, &self.ids)? {
-            instance::stop(&store, &instance, grace)?;
-            print(&format!("{}\n", instance.id))?;
-        }
-        Ok(Exit::Done)
-    }
-}
-
-impl RmArgs {
-    pub fn run(self) -> Result<Exit, Error> {
-        let store = open_store()?;
-        for instance in all(&store, &self.ids)? {
-            if self.force {
-                instance::kill(&store, &instance)?;
-            }
-            match store.remove_instance(&instance.id) {
-                // It was to be removed at its end, and has just removed itself.
-                Err(store::Error::InstanceNotFound { .. }) if instance.remove_at_end => {}
-                removed => removed?,
-            }
-            control::forget(&instance.id.to_string());
-            print(&format!("{}\n", instance.id))?;
-        }
-        // Whoever removes things wants the space of what a crash left, too.
-        store.sweep()?;
-        Ok(Exit::Done)
-    }
-}
-
-/// Every instance that is named: one bad id fails the whole command, before anything is done.
-fn all(store: &Store, ids: &[String]) -> Result<Vec<Instance>, Error> {
-    Ok(ids
-        .iter()
-        .map(|id| store.instance(id))
-        .collect::<Result<_, _>>()?)
+    Ok(shown)
 }

@@ -10,11 +10,15 @@ mod image;
 mod image_change;
 mod image_prune;
 mod instances;
+mod instances_describe;
+mod instances_modify;
+mod instances_verbs;
 mod kernel;
 mod output;
 mod parameter;
 mod progress;
 mod run;
+mod run_several;
 mod snapshot;
 mod tag;
 pub mod value;
@@ -25,6 +29,7 @@ use kami_image::store::Store;
 
 pub use error::{Error, chain};
 
+use self::instances_verbs as verbs;
 use crate::config;
 use crate::exit::Exit;
 
@@ -58,16 +63,25 @@ enum Command {
     /// Snapshots of volumes: create, list, export, delete
     #[command(subcommand)]
     Snapshot(snapshot::Command),
+    /// Instances: everything about them; the commands below are short for some of it
+    #[command(subcommand)]
+    Instance(instances::Command),
     /// Launch an instance from an image
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// List instances
     Ps(instances::PsArgs),
     /// Print what an instance wrote to its console
-    Logs(instances::LogsArgs),
+    Logs(verbs::LogsArgs),
+    /// Start stopped instances again
+    Start(verbs::StartArgs),
     /// Stop instances: press the power button, after a grace time end them by force
-    Stop(instances::StopArgs),
-    /// Remove instances that have ended, with the volumes that go with them
-    Rm(instances::RmArgs),
+    Stop(verbs::StopArgs),
+    /// Reboot instances
+    Reboot(verbs::RebootArgs),
+    /// End instances for good, with the volumes that go with them
+    Terminate(verbs::TerminateArgs),
+    /// Terminate instances that have ended, and list them no more
+    Rm(verbs::RmArgs),
     /// Check this host, and boot a built-in test guest on it
     Doctor,
     /// Print the completions for a shell
@@ -92,10 +106,14 @@ impl Cli {
             Command::Volume(command) => command.run(),
             Command::Parameter(command) => command.run(),
             Command::Snapshot(command) => command.run(),
+            Command::Instance(command) => command.run(),
             Command::Run(args) => args.run(),
             Command::Ps(args) => args.run(),
             Command::Logs(args) => args.run(),
+            Command::Start(args) => args.run(),
             Command::Stop(args) => args.run(),
+            Command::Reboot(args) => args.run(),
+            Command::Terminate(args) => args.run(),
             Command::Rm(args) => args.run(),
             Command::Completion(args) => args.run(),
             Command::Doctor => {

@@ -24,6 +24,11 @@ pub enum Request {
     Status,
     /// Presses the ACPI power button, once; the guest decides what it does.
     PowerButton,
+    /// Presses the power button, and boots the guest again when it has powered off, or by force when it
+    /// has not after `grace_seconds`.
+    Reboot {
+        grace_seconds: u32,
+    },
     /// Resets the machine, as its reset button would.
     Reset,
     /// Ends the machine at once.

@@ -9,7 +9,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use kami_image::instance::{BootFile, InstanceSettings};
 use kami_image::manifest::Manifest;
+use kami_image::mapping::Ephemeral;
 use kami_image::store::Store;
 use kami_kernels::guest;
 
@@ -18,7 +20,7 @@ use crate::architecture;
 use crate::cli::chain;
 use crate::console_log::Reader;
 use crate::exit::Exit;
-use crate::launch::{Console, Request, launch};
+use crate::launch::{Attendance, Console, Request, launch};
 
 const SUBJECT: &str = "test guest";
 
@@ -96,16 +98,25 @@ fn request(image: String, kernel: PathBuf) -> Request {
         account: None,
         image,
         name: None,
-        kernel: Some(kernel),
-        initrd: None,
-        append: String::new(),
         cpus: 2,
         memory_bytes: 128 << 20,
         block_devices: Vec::new(),
-        ephemeral_bytes: 64 << 20,
-        console: Console::None,
-        timeout: Some(LIMIT),
+        ephemeral: Ephemeral {
+            count: 24,
+            size_bytes: 64 << 20,
+        },
+        settings: InstanceSettings {
+            kernel: Some(BootFile::File(kernel)),
+            ..InstanceSettings::default()
+        },
+        reservation: None,
+        tags: Vec::new(),
+        client_token: None,
+        attendance: Attendance {
+            console: Console::None,
+            timeout: Some(LIMIT),
+            in_background: false,
+        },
         remove: false,
-        in_background: false,
     }
 }

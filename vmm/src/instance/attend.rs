@@ -69,6 +69,8 @@ struct Attend {
     look_again: Option<Instant>,
     /// When patience with a guest that was asked to end is over.
     kill_at: Option<Instant>,
+    /// When patience with a guest that was asked to reboot is over.
+    reset_at: Option<Instant>,
 }
 
 /// What poll(2) found.
@@ -92,6 +94,7 @@ pub fn attend(setup: Setup, guest: Arc<Guest>) {
         unsent: VecDeque::new(),
         look_again: None,
         kill_at: None,
+        reset_at: None,
         setup,
     };
     attend.begin();
@@ -177,8 +180,10 @@ impl Attend {
             .holds_up()
             .then(|| Instant::now() + PATIENCE / 4);
         let unsent = (!self.unsent.is_empty()).then(|| Instant::now() + OFFER_AGAIN);
-        [self.look_again, self.kill_at, timeout, stalled, unsent]
+        let force = [self.kill_at, self.reset_at];
+        [self.look_again, timeout, stalled, unsent]
             .into_iter()
+            .chain(force)
             .flatten()
             .min()
     }
@@ -207,6 +212,10 @@ impl Attend {
         if self.kill_at.is_some_and(|at| now >= at) {
             self.guest.end(End::Killed);
             self.kill_at = None;
+        }
+        if self.reset_at.is_some_and(|at| now >= at) {
+            self.guest.reset_if_reboots();
+            self.reset_at = None;
         }
     }
 
@@ -297,6 +306,11 @@ impl Attend {
                     };
                 }
                 Request::PowerButton => self.guest.power_button(),
+                Request::Reboot { grace_seconds } => {
+                    self.guest.reboot();
+                    let grace = Duration::from_secs(grace_seconds.into());
+                    self.reset_at = Some(Instant::now() + grace);
+                }
                 Request::Reset => self.guest.end(End::Reset),
                 Request::Kill => self.guest.end(End::Killed),
             }

@@ -20,6 +20,8 @@ struct State {
     machine: MachineHandle,
     /// How somebody asked the guest to end; it outlives a reset that happens at the same time.
     asked: Option<End>,
+    /// The guest is asked to power off in order to boot again.
+    reboots: bool,
 }
 
 impl Guest {
@@ -29,6 +31,7 @@ impl Guest {
             state: Mutex::new(State {
                 machine,
                 asked: None,
+                reboots: false,
             }),
             over: AtomicBool::new(false),
             attendant,
@@ -42,11 +45,29 @@ impl Guest {
             machine.end(end);
         }
         state.machine = machine;
+        state.reboots = false;
     }
 
-    /// Presses the ACPI power button.
+    /// Presses the ACPI power button. A reboot that is under way becomes an end.
     pub fn power_button(&self) {
-        self.lock().machine.power_button();
+        let mut state = self.lock();
+        state.reboots = false;
+        state.machine.power_button();
+    }
+
+    /// Presses the ACPI power button; when the guest has powered off it boots again.
+    pub fn reboot(&self) {
+        let mut state = self.lock();
+        state.reboots = true;
+        state.machine.power_button();
+    }
+
+    /// Resets a guest that was asked to reboot and has not yet.
+    pub fn reset_if_reboots(&self) {
+        let state = self.lock();
+        if state.reboots {
+            state.machine.end(End::Reset);
+        }
     }
 
     /// Ends the machine; all but a reset also ends the guest.
@@ -66,8 +87,10 @@ impl Guest {
     /// How the guest ended, given how its machine did: who asked for an end while the guest reset
     /// itself still gets it.
     pub fn ended_as(&self, machine: End) -> End {
+        let state = self.lock();
         match machine {
-            End::Reset => self.lock().asked.unwrap_or(End::Reset),
+            End::Reset => state.asked.unwrap_or(End::Reset),
+            End::PoweredOff if state.reboots => state.asked.unwrap_or(End::Reset),
             other => other,
         }
     }

@@ -4,4 +4,4 @@ pub mod attend;
 pub mod guest;
 mod stop;
 
-pub use stop::{Error, kill, stop};
+pub use stop::{Asked, Error, kill, press, reboot};

@@ -26,28 +26,67 @@ pub struct Error {
 }
 
 /// A running instance's process.
+#[derive(Debug)]
 struct Process {
     handle: OwnedFd,
     control: Option<Client>,
 }
 
-/// Presses the power button, and ends the instance by force when it has not ended after `grace`. Of an
-/// instance that has ended already, does nothing.
+/// An instance that was asked to end, with its process if it has one.
+#[derive(Debug)]
+#[must_use = "it may not end by itself"]
+pub struct Asked<'a> {
+    instance: &'a Instance,
+    process: Option<Process>,
+}
+
+/// Presses the power button. Of an instance that has ended already, does nothing.
 ///
 /// # Errors
-/// It cannot be reached, or does not end.
-pub fn stop(store: &Store, instance: &Instance, grace: Duration) -> Result<(), Error> {
-    let ended = || -> io::Result<()> {
-        let Some(mut process) = Process::of(store, instance)? else {
+/// The instance cannot be reached.
+pub fn press<'a>(store: &Store, instance: &'a Instance) -> Result<Asked<'a>, Error> {
+    let mut process = Process::of(store, instance).map_err(failed("stop", instance))?;
+    if let Some(process) = &mut process {
+        process.ask(Request::PowerButton, &[Signal::TERM]);
+    }
+    Ok(Asked { instance, process })
+}
+
+impl Asked<'_> {
+    /// Waits for the end, which comes by force when the instance has not ended at `deadline`.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn ends_by(self, deadline: Instant) -> Result<(), Error> {
+        let Some(mut process) = self.process else {
             return Ok(());
         };
-        process.ask(Request::PowerButton, &[Signal::TERM]);
-        if process.ends_within(grace)? {
-            return Ok(());
+        let grace = deadline.saturating_duration_since(Instant::now());
+        let ended = match process.ends_within(grace) {
+            Ok(false) => process.kill(),
+            ended => ended.map(|_| ()),
+        };
+        ended.map_err(failed("stop", self.instance))
+    }
+}
+
+/// Asks the guest to power off and boots it again; by force when it has not powered off after `grace`. Does
+/// not wait for it, as EC2 does not.
+///
+/// # Errors
+/// The instance has ended, or its control socket does not answer.
+pub fn reboot(store: &Store, instance: &Instance, grace: Duration) -> Result<(), Error> {
+    let asked = || -> io::Result<()> {
+        let process = Process::of(store, instance)?;
+        let control = process.and_then(|process| process.control);
+        let mut control = control.ok_or(io::ErrorKind::ConnectionRefused)?;
+        let grace_seconds = grace.as_secs().try_into().unwrap_or(u32::MAX);
+        match control.ask(Request::Reboot { grace_seconds })? {
+            Response::Accepted => Ok(()),
+            other => Err(io::Error::other(format!("it answered {other:?}"))),
         }
-        process.kill()
     };
-    ended().map_err(failed("stop", instance))
+    asked().map_err(failed("reboot", instance))
 }
 
 /// Ends the instance by force.

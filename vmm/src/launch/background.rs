@@ -28,8 +28,8 @@ fn failed(action: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// How the background process began.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Started {
-    /// The instance of this id runs.
-    Running(String),
+    /// The instances of these ids run: one, or those of an earlier launch with the same client token.
+    Running(Vec<String>),
     /// It ended before, with this exit status, and has said why.
     Ended(u8),
 }
@@ -52,8 +52,8 @@ pub fn start(args: impl Iterator<Item = OsString>) -> Result<Started, Error> {
         pipe.read_to_string(&mut id)
             .map_err(failed("hear from the background process"))?;
     }
-    if let Some(id) = id.strip_suffix('\n') {
-        return Ok(Started::Running(id.to_owned()));
+    if id.ends_with('\n') {
+        return Ok(Started::Running(id.lines().map(str::to_owned).collect()));
     }
     let status = child
         .wait()

@@ -2,7 +2,8 @@
 //!
 //! Resolve reads and checks everything and creates nothing; materialise creates the instance and
 //! its volumes, which a later failure undoes; assemble builds the machine around them; run lasts
-//! until the guest ends. Each step returns what the next one consumes.
+//! until the guest ends. Each step returns what the next one consumes. A stopped instance starts in the
+//! same steps, from what was kept of its launch.
 
 pub mod background;
 pub mod command_line;
@@ -16,8 +17,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use kami_image::account::Account;
-use kami_image::manifest::BlockDeviceMapping;
-use kami_image::store::Store;
+use kami_image::id::InstanceId;
+use kami_image::instance::InstanceSettings;
+use kami_image::manifest::{BlockDeviceMapping, Tag};
+use kami_image::mapping::Ephemeral;
+use kami_image::store::{ClientToken, Reservation, Store};
 
 pub use error::Error;
 
@@ -33,19 +37,27 @@ pub struct Request {
     /// An image's id, a unique start of one, or a name.
     pub image: String,
     pub name: Option<String>,
-    pub kernel: Option<PathBuf>,
-    pub initrd: Option<PathBuf>,
-    /// What follows the default command line.
-    pub append: String,
     pub cpus: u32,
     pub memory_bytes: u64,
     pub block_devices: Vec<BlockDeviceMapping>,
-    pub ephemeral_bytes: u64,
-    pub console: Console,
-    pub timeout: Option<Duration>,
+    pub ephemeral: Ephemeral,
+    /// With the kernel, the RAM disk and the command line that are given; else the image's.
+    pub settings: InstanceSettings,
+    /// The launch that it is a part of, if it is one.
+    pub reservation: Option<Reservation>,
+    pub tags: Vec<Tag>,
+    pub client_token: Option<ClientToken>,
+    pub attendance: Attendance,
     /// Remove the instance when it has ended.
     pub remove: bool,
-    /// This is the background process of `kami run -d`.
+}
+
+/// How a guest is attended to.
+#[derive(Clone, Debug)]
+pub struct Attendance {
+    pub console: Console,
+    pub timeout: Option<Duration>,
+    /// This is the background process of `kami run -d` or `kami start`.
     pub in_background: bool,
 }
 
@@ -72,6 +84,28 @@ pub fn launch(home: &Path, request: Request) -> Result<Exit, Error> {
         return Err(Error::Interrupted);
     }
     let materialised = plan.materialise(&store)?;
+    let assembled = materialised.assemble(signals, groundwork)?;
+    assembled.run()
+}
+
+/// Starts the stopped instance `id` again, and returns when the guest has ended. Of its ephemeral disks
+/// come those that `ephemeral` allows; as at its launch, without.
+///
+/// # Errors
+/// As [`launch`]; the instance is stopped then, as it was.
+pub fn start(
+    store: &Store,
+    id: &InstanceId,
+    ephemeral: Option<Ephemeral>,
+    attendance: Attendance,
+) -> Result<Exit, Error> {
+    let signals = Signals::block().map_err(Error::io("wait for signals"))?;
+    let groundwork = Ahead::begin();
+    let plan = plan::again(store, id, ephemeral, attendance)?;
+    if let Some(Signal::End) = signals.next() {
+        return Err(Error::Interrupted);
+    }
+    let materialised = plan.materialise(store)?;
     let assembled = materialised.assemble(signals, groundwork)?;
     assembled.run()
 }

@@ -3,18 +3,17 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kami_image::manifest::Image;
+use kami_image::id::{ImageId, InstanceId};
+use kami_image::instance::{BootFile, InstanceSettings};
+use kami_image::manifest::{self, Image, Tag};
 use kami_image::mapping::{Disk, Ephemeral};
-use kami_image::store::{KernelKind, Store};
+use kami_image::store::{ClientToken, Instance, KernelFileId, KernelKind, Reservation, Store};
 use kami_kernels::{Architecture, Cache, Kernel};
 
-use super::{Console, Error, Request};
+use super::{Attendance, Console, Error, Request};
 use crate::architecture::runs_on;
 use crate::console::output::Output;
 use crate::memory;
-
-/// How many ephemeral disks an instance may have: EC2's `ephemeral0` to `ephemeral23`.
-const EPHEMERAL_DISKS: u8 = 24;
 
 /// What will be launched.
 #[derive(Debug)]
@@ -23,6 +22,25 @@ pub struct Plan {
     pub name: Option<String>,
     /// The root first.
     pub disks: Vec<Disk>,
+    pub settings: InstanceSettings,
+    pub reservation: Option<Reservation>,
+    pub tags: Vec<Tag>,
+    pub client_token: Option<ClientToken>,
+    pub remove: bool,
+    pub boot: Boot,
+}
+
+/// What will be started again.
+#[derive(Debug)]
+pub struct Again {
+    pub id: InstanceId,
+    pub ephemeral: Option<Ephemeral>,
+    pub boot: Boot,
+}
+
+/// What the machine of an instance is made of, volumes excepted, and how its guest is attended to.
+#[derive(Debug)]
+pub struct Boot {
     pub kernel: Kernel,
     pub initrd: Option<PathBuf>,
     pub append: String,
@@ -32,7 +50,6 @@ pub struct Plan {
     /// Standard input is the guest's keyboard.
     pub keyboard: bool,
     pub timeout: Option<Duration>,
-    pub remove: bool,
     pub in_background: bool,
 }
 
@@ -43,78 +60,124 @@ pub struct Plan {
 pub fn resolve(store: &Store, request: Request) -> Result<Plan, Error> {
     memory::check_size(request.memory_bytes)?;
     let image = store.launchable_image(&request.image)?;
-    check_image(&image)?;
-    let overrides = &request.block_devices;
-    let ephemeral = Ephemeral {
-        count: EPHEMERAL_DISKS,
-        size_bytes: request.ephemeral_bytes,
-    };
-    let disks = store.resolve(&image, overrides, ephemeral)?;
-    let (kernel, initrd) = choose_kernel(store, &image, &request)?;
+    check_architecture(image.image_id, image.architecture)?;
+    let disks = store.resolve(&image, &request.block_devices, request.ephemeral)?;
+    let mut settings = request.settings;
+    choose_kernel(&image, &mut settings);
+    let boot = Boot::of(
+        store,
+        image.image_id,
+        Some(image.architecture),
+        &settings,
+        (request.cpus, request.memory_bytes),
+        &request.attendance,
+    )?;
     Ok(Plan {
         image,
-        disks,
-        kernel,
-        initrd,
-        output: open_console(&request.console)?,
-        keyboard: request.console == Console::Stdio,
         name: request.name,
-        append: request.append,
-        cpus: request.cpus,
-        memory_bytes: request.memory_bytes,
-        timeout: request.timeout,
+        disks,
+        settings,
+        reservation: request.reservation,
+        tags: request.tags,
+        client_token: request.client_token,
         remove: request.remove,
-        in_background: request.in_background,
+        boot,
     })
 }
 
-fn check_image(image: &Image) -> Result<(), Error> {
-    if runs_on(image.architecture, Architecture::HOST) {
-        return Ok(());
-    }
-    Err(Error::ImageArchitecture {
-        image: image.image_id,
-        word: image.architecture,
+/// Makes the plan to start the instance `id` again. Creates nothing, but for the file of `--console`.
+///
+/// # Errors
+/// The instance cannot be started, or no longer on this host.
+pub fn again(
+    store: &Store,
+    id: &InstanceId,
+    ephemeral: Option<Ephemeral>,
+    attendance: Attendance,
+) -> Result<Again, Error> {
+    let instance: Instance = store.instance(&id.to_string())?;
+    instance.check_can_start()?;
+    memory::check_size(instance.memory_bytes)?;
+    let boot = Boot::of(
+        store,
+        instance.image_id,
+        instance.settings.architecture,
+        &instance.settings,
+        (instance.cpus, instance.memory_bytes),
+        &attendance,
+    )?;
+    Ok(Again {
+        id: instance.id,
+        ephemeral,
+        boot,
     })
 }
 
-/// The kernel must run the image's programs: one for x86_64 runs those of an i386 image too.
-fn check_kernel(name: String, kernel: &Kernel, image: &Image) -> Result<(), Error> {
-    let architecture = kernel.architecture;
-    if runs_on(image.architecture, architecture) {
+impl Boot {
+    /// What `settings` say of an instance of `image`, whose architecture is `word`.
+    fn of(
+        store: &Store,
+        image: ImageId,
+        word: Option<manifest::Architecture>,
+        settings: &InstanceSettings,
+        (cpus, memory_bytes): (u32, u64),
+        attendance: &Attendance,
+    ) -> Result<Self, Error> {
+        let kernel = settings.kernel.as_ref().ok_or(Error::NoKernel { image })?;
+        let path = path_of(store, KernelKind::Kernel, kernel)?;
+        let opened = Cache::new(store.home().join("cache")).open(&path)?;
+        // The kernel must run the image's programs: one for x86_64 runs those of an i386 image too.
+        if let Some(word) = word
+            && !runs_on(word, opened.architecture)
+        {
+            return Err(Error::Mismatch {
+                image,
+                word,
+                kernel: kernel.to_string(),
+                architecture: opened.architecture,
+            });
+        }
+        let ramdisk = settings.ramdisk.as_ref();
+        let initrd = ramdisk.map(|file| path_of(store, KernelKind::Ramdisk, file));
+        Ok(Self {
+            kernel: opened,
+            initrd: initrd.transpose()?,
+            append: settings.append.clone(),
+            cpus,
+            memory_bytes,
+            output: open_console(&attendance.console)?,
+            keyboard: attendance.console == Console::Stdio,
+            timeout: attendance.timeout,
+            in_background: attendance.in_background,
+        })
+    }
+}
+
+fn check_architecture(image: ImageId, word: manifest::Architecture) -> Result<(), Error> {
+    if runs_on(word, Architecture::HOST) {
         return Ok(());
     }
-    Err(Error::Mismatch {
-        image: image.image_id,
-        word: image.architecture,
-        kernel: name,
-        architecture,
-    })
+    Err(Error::ImageArchitecture { image, word })
 }
 
 /// The kernel that was given, with the ramdisk that was given, or the image's own.
-fn choose_kernel(
-    store: &Store,
-    image: &Image,
-    request: &Request,
-) -> Result<(Kernel, Option<PathBuf>), Error> {
-    let cache = Cache::new(store.home().join("cache"));
-    if let Some(path) = &request.kernel {
-        let kernel = cache.open(path)?;
-        check_kernel(path.display().to_string(), &kernel, image)?;
-        return Ok((kernel, request.initrd.clone()));
+fn choose_kernel(image: &Image, settings: &mut InstanceSettings) {
+    if settings.kernel.is_some() {
+        return;
     }
-    let id = image.kernel_id.ok_or(Error::NoKernel {
-        image: image.image_id,
-    })?;
-    let kernel = cache.open(&store.kernel(KernelKind::Kernel, &id.to_string())?.path)?;
-    check_kernel(id.to_string(), &kernel, image)?;
-    let initrd = match (&request.initrd, image.ramdisk_id) {
-        (Some(path), _) => Some(path.clone()),
-        (None, Some(id)) => Some(store.kernel(KernelKind::Ramdisk, &id.to_string())?.path),
-        (None, None) => None,
-    };
-    Ok((kernel, initrd))
+    let kernel = image.kernel_id.map(KernelFileId::Kernel);
+    settings.kernel = kernel.map(BootFile::Stored);
+    if settings.ramdisk.is_none() {
+        let ramdisk = image.ramdisk_id.map(KernelFileId::Ramdisk);
+        settings.ramdisk = ramdisk.map(BootFile::Stored);
+    }
+}
+
+fn path_of(store: &Store, kind: KernelKind, file: &BootFile) -> Result<PathBuf, Error> {
+    match file {
+        BootFile::File(path) => Ok(path.clone()),
+        BootFile::Stored(id) => Ok(store.kernel(kind, &id.to_string())?.path),
+    }
 }
 
 fn open_console(console: &Console) -> Result<Output, Error> {

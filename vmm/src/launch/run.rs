@@ -8,13 +8,12 @@ use kami_devices::virtio::block::{BlockConfig, BlockDevice};
 use kami_devices::virtio::device::VirtioDevice;
 use kami_devices::virtio::rng::Rng;
 use kami_image::id::InstanceId;
-use kami_image::instance::InstanceSettings;
 use kami_image::store::{
-    InstanceLock, InstanceState, InstanceUpdate, Launched, LaunchedVolume, NewInstance, Store,
+    self, GuestEnd, InstanceLock, Launched, LaunchedVolume, NewInstance, Store,
 };
 use kami_image::volume::OVERLAY;
 
-use super::plan::Plan;
+use super::plan::{Again, Boot, Plan};
 use super::{Ahead, Error, background, command_line};
 use crate::cli::chain;
 use crate::console::Inbox;
@@ -24,10 +23,11 @@ use crate::instance::guest::Guest;
 use crate::machine::{self, End, Machine, MachineConfig};
 use crate::signals::Signals;
 
-/// An instance that exists, with the plan for the rest. Dropped before it has run, it is removed.
+/// An instance that exists, with the plan for the rest. Dropped before it has run, it is removed, or stopped
+/// again.
 #[derive(Debug)]
 pub struct Materialised<'a> {
-    plan: Plan,
+    boot: Boot,
     launched: Launched,
     // Dropped last: an instance whose lock is held is not removed.
     instance: Undo<'a>,
@@ -46,11 +46,14 @@ pub struct Assembled<'a> {
     instance: Undo<'a>,
 }
 
-/// Takes an instance out of the store again, unless it comes to run.
+/// Takes an instance out of the store again, or one that was started back to being stopped, unless it comes to
+/// run.
 #[derive(Debug)]
 struct Undo<'a> {
     store: &'a Store,
     id: InstanceId,
+    /// It was launched now, not started again.
+    is_new: bool,
     armed: bool,
 }
 
@@ -64,26 +67,44 @@ impl Plan {
             image: &self.image,
             name: self.name.clone(),
             disks: &self.disks,
-            cpus: self.cpus,
-            memory_bytes: self.memory_bytes,
+            cpus: self.boot.cpus,
+            memory_bytes: self.boot.memory_bytes,
             remove_at_end: self.remove,
-            settings: InstanceSettings::default(),
-            reservation: None,
+            settings: self.settings,
+            reservation: self.reservation,
+            tags: &self.tags,
+            client_token: self.client_token.as_ref(),
         })?;
-        let instance = Undo {
-            store,
-            id: launched.instance.id,
-            armed: true,
-        };
-        Ok(Materialised {
-            instance,
-            launched,
-            plan: self,
-        })
+        Ok(Materialised::new(store, launched, self.boot, true))
+    }
+}
+
+impl Again {
+    /// Takes the instance and opens its volumes.
+    ///
+    /// # Errors
+    /// The store cannot, or somebody else has started it; it is as it was.
+    pub fn materialise(self, store: &Store) -> Result<Materialised<'_>, Error> {
+        let launched = store.start_instance(&self.id, self.ephemeral)?;
+        Ok(Materialised::new(store, launched, self.boot, false))
     }
 }
 
 impl<'a> Materialised<'a> {
+    fn new(store: &'a Store, launched: Launched, boot: Boot, is_new: bool) -> Self {
+        let instance = Undo {
+            store,
+            id: launched.instance.id,
+            is_new,
+            armed: true,
+        };
+        Self {
+            boot,
+            launched,
+            instance,
+        }
+    }
+
     /// Builds the machine around the instance's volumes.
     ///
     /// # Errors
@@ -92,15 +113,15 @@ impl<'a> Materialised<'a> {
         let Self {
             instance,
             launched,
-            plan,
+            boot,
         } = self;
         let mut volumes = launched.volumes;
         let config = MachineConfig {
-            cpus: plan.cpus,
-            memory_bytes: plan.memory_bytes,
-            kernel: plan.kernel,
-            initrd: plan.initrd,
-            cmdline: command_line::of(&mut volumes, &plan.append)?,
+            cpus: boot.cpus,
+            memory_bytes: boot.memory_bytes,
+            kernel: boot.kernel,
+            initrd: boot.initrd,
+            cmdline: command_line::of(&mut volumes, &boot.append)?,
         };
         let overlays = volumes
             .iter()
@@ -110,7 +131,7 @@ impl<'a> Materialised<'a> {
             .map_err(Error::io("keep a volume open"))?;
         let inbox = Inbox::new().map_err(Error::io("make the console's inbox"))?;
         let console = Box::new(inbox.writer());
-        let devices = devices(volumes, plan.cpus);
+        let devices = devices(volumes, boot.cpus);
         let machine = Machine::on(groundwork.finish()?, &config, devices, console)?;
         Ok(Assembled {
             machine,
@@ -119,14 +140,14 @@ impl<'a> Materialised<'a> {
                 instance: instance.id.to_string(),
                 folder: launched.folder,
                 inbox,
-                output: plan.output,
-                keyboard: plan.keyboard,
+                output: boot.output,
+                keyboard: boot.keyboard,
                 signals,
-                timeout: plan.timeout,
-                ready: plan.in_background.then_some(background::report),
+                timeout: boot.timeout,
+                ready: boot.in_background.then_some(background::report),
             },
             overlays,
-            remove: plan.remove,
+            remove: launched.instance.remove_at_end,
             lock: launched.lock,
             instance,
         })
@@ -163,12 +184,13 @@ impl Assembled<'_> {
         let is_stillborn = end.is_err() && !console.was_used() && overlays.iter().all(is_untouched);
         // A volume that is open counts as in use.
         drop(overlays);
-        instance.armed = is_stillborn;
-        if !is_stillborn && !remove {
+        instance.armed = is_stillborn && instance.is_new;
+        let undone = instance.armed;
+        if !undone && !remove {
             instance.write_down(&end);
         }
         drop(lock);
-        if !is_stillborn && remove {
+        if !undone && remove {
             instance.remove();
         }
         let exit = exit_of(end?);
@@ -235,12 +257,10 @@ fn is_untouched(overlay: &OwnedFd) -> bool {
 }
 
 impl Undo<'_> {
+    /// A catalogue on a full disk must not cost the guest its life, or its exit status.
     fn write_down_running(&self) {
-        self.update(&InstanceUpdate {
-            state: InstanceState::Running,
-            reason: None,
-            exit_status: None,
-        });
+        let written = self.store.set_running(&self.id);
+        self.warn("write down the state", written);
     }
 
     fn write_down(&self, end: &Result<End, machine::Error>) {
@@ -249,33 +269,35 @@ impl Undo<'_> {
             Ok(end) => (exit_of(*end), exit_of(*end).meaning().to_owned()),
             Err(error) => (Exit::KvmError, chain(error)),
         };
-        self.update(&InstanceUpdate {
-            state: InstanceState::Stopped,
-            reason: Some(&reason),
-            exit_status: Some(exit.code()),
-        });
+        let end = GuestEnd {
+            powered_off: matches!(end, Ok(End::PoweredOff)),
+            reason: &reason,
+            exit_status: exit.code(),
+        };
+        let written = self.store.end_instance(&self.id, &end);
+        self.warn("write down the end", written.map(|_| ()));
     }
 
     fn remove(&self) {
-        if let Err(error) = self.store.remove_instance(&self.id) {
-            tracing::warn!(id = %self.id, error = chain(&error), "cannot remove the instance");
-        }
+        self.warn("remove the instance", self.store.remove_instance(&self.id));
     }
 
-    /// A catalogue on a full disk must not cost the guest its life, or its exit status.
-    fn update(&self, update: &InstanceUpdate<'_>) {
-        if let Err(error) = self.store.update_instance(&self.id, update) {
-            tracing::warn!(id = %self.id, error = chain(&error), "cannot write down the state");
+    fn warn(&self, what: &str, result: Result<(), store::Error>) {
+        if let Err(error) = result {
+            tracing::warn!(id = %self.id, error = chain(&error), "cannot {what}");
         }
     }
 }
 
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
-        if self.armed
-            && let Err(error) = self.store.undo_launch(&self.id)
-        {
-            tracing::warn!(id = %self.id, error = chain(&error), "cannot remove the instance");
+        if !self.armed {
+            return;
+        }
+        if self.is_new {
+            self.warn("remove the instance", self.store.undo_launch(&self.id));
+        } else {
+            self.warn("stop the instance", self.store.undo_start(&self.id));
         }
     }
 }

@@ -1,19 +1,5 @@
 use super::*;
 
-fn update(state: InstanceState) -> InstanceUpdate<'static> {
-    InstanceUpdate {
-        state,
-        reason: None,
-        exit_status: None,
-    }
-}
-
-const POWERED_OFF: InstanceUpdate<'static> = InstanceUpdate {
-    state: InstanceState::Stopped,
-    reason: Some("the guest powered off"),
-    exit_status: Some(0),
-};
-
 fn volume_files(place: &Place) -> Vec<String> {
     let files = place.files().into_iter();
     files.filter(|name| name.starts_with("volumes/")).collect()
@@ -33,14 +19,12 @@ fn an_instance_lives_through_its_states() {
     let other = place.again();
     let state = || other.instance(&id.to_string()).unwrap().state;
     assert_eq!(state(), InstanceState::Pending);
-    for next in [InstanceState::Running, InstanceState::Stopping] {
-        place.store.update_instance(&id, &update(next)).unwrap();
-        assert_eq!(state(), next);
-    }
+    place.store.set_running(&id).unwrap();
+    assert_eq!(state(), InstanceState::Running);
     assert_eq!(other.instances().unwrap()[0].end_time, None);
 
     drop(launched.volumes);
-    place.store.update_instance(&id, &POWERED_OFF).unwrap();
+    place.store.end_instance(&id, &POWERED_OFF).unwrap();
     drop(launched.lock);
     let instance = other.instance(&id.to_string()).unwrap();
     assert_eq!(instance.state, InstanceState::Stopped);
@@ -83,12 +67,13 @@ fn instances_are_found_by_id_name_and_unique_beginning() {
         find(&unknown.to_string()),
         Err(Error::InstanceNotFound { .. })
     ));
-    let error = place
-        .store
-        .update_instance(&unknown, &update(InstanceState::Running));
-    assert!(matches!(error, Err(Error::InstanceNotFound { .. })));
-    let error = place.store.update_instance(&unknown, &POWERED_OFF);
-    assert!(matches!(error, Err(Error::InstanceNotFound { .. })));
+    for error in [
+        place.store.end_instance(&unknown, &POWERED_OFF).map(|_| ()),
+        place.store.terminate(&unknown),
+        place.store.start_instance(&unknown, None).map(|_| ()),
+    ] {
+        assert!(matches!(error, Err(Error::InstanceNotFound { .. })));
+    }
     let error = place.store.remove_instance(&unknown);
     assert!(matches!(error, Err(Error::InstanceNotFound { .. })));
 }
@@ -106,7 +91,7 @@ fn removing_deletes_what_terminates_with_the_instance() {
     assert_eq!(error.kind(), ErrorKind::Other);
     assert_eq!(place.store.instances().unwrap().len(), 1);
     drop(launched.volumes);
-    place.store.update_instance(&id, &POWERED_OFF).unwrap();
+    place.store.end_instance(&id, &POWERED_OFF).unwrap();
     drop(launched.lock);
 
     place.store.remove_instance(&id).unwrap();
@@ -179,9 +164,7 @@ fn child_that_launches_and_waits() {
     let launched = store
         .launch(&new_instance(&image, Some("doomed"), &disks))
         .unwrap();
-    store
-        .update_instance(&launched.instance.id, &update(InstanceState::Running))
-        .unwrap();
+    store.set_running(&launched.instance.id).unwrap();
     child::report_and_wait();
 }
 

@@ -155,8 +155,16 @@ fn new_instance<'a>(image: &'a Image, name: Option<&str>, disks: &'a [Disk]) -> 
         remove_at_end: false,
         settings: InstanceSettings::default(),
         reservation: None,
+        tags: &[],
+        client_token: None,
     }
 }
+
+const POWERED_OFF: GuestEnd<'static> = GuestEnd {
+    powered_off: true,
+    reason: "the guest powered off",
+    exit_status: 0,
+};
 
 #[test]
 fn the_home_is_found_as_the_xdg_specification_says() {

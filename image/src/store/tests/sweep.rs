@@ -136,15 +136,10 @@ fn an_ended_instance_that_was_to_be_removed_is() {
         ..new_instance(&image, None, &disks)
     };
     let launched = place.store.launch(&new).unwrap();
-    let end = InstanceUpdate {
-        state: InstanceState::Terminated,
-        reason: None,
-        exit_status: Some(0),
-    };
     drop(launched.volumes);
     place
         .store
-        .update_instance(&launched.instance.id, &end)
+        .end_instance(&launched.instance.id, &POWERED_OFF)
         .unwrap();
     place.store.sweep().unwrap();
     assert_eq!(

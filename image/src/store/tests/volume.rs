@@ -2,12 +2,6 @@ use super::*;
 use crate::id::InstanceId;
 use crate::manifest::{Ebs, VolumeType};
 
-const POWERED_OFF: InstanceUpdate<'static> = InstanceUpdate {
-    state: InstanceState::Stopped,
-    reason: None,
-    exit_status: Some(0),
-};
-
 fn gib(size: u64) -> Ebs {
     Ebs {
         volume_size: Some(size),
@@ -27,7 +21,7 @@ impl Place {
         let launched = self.launch(&image, None);
         let id = launched.instance.id;
         drop(launched.volumes);
-        self.store.update_instance(&id, &POWERED_OFF).unwrap();
+        self.store.end_instance(&id, &POWERED_OFF).unwrap();
         drop(launched.lock);
         let volumes = self.store.instance_volumes(&id).unwrap();
         (id, volumes)
