@@ -1,6 +1,5 @@
-use std::collections::BTreeMap;
-
-use proptest::prelude::*;
+mod performance;
+mod properties;
 
 use super::*;
 use crate::manifest::Manifest;
@@ -343,28 +342,6 @@ fn sizes_have_a_range_for_each_type() {
 }
 
 #[test]
-fn performance_must_fit_the_type() {
-    for change in ["/dev/sdb=:10::io1", "/dev/sdb=:10::io2"] {
-        let error = error(&[], &[change]);
-        assert!(
-            error.starts_with("The parameter Iops must be specified"),
-            "{error}"
-        );
-    }
-    resolved(&[], &["/dev/sdb=:10::gp3:3000"]).unwrap();
-    for change in [
-        "/dev/sdb=:10::gp2:100",
-        r#"{"DeviceName": "/dev/sdb", "Ebs": {"VolumeSize": 1, "VolumeType": "gp2", "Throughput": 1}}"#,
-    ] {
-        let error = error(&[], &[change]);
-        assert!(
-            error.contains("is not supported for gp2 volumes"),
-            "{error}"
-        );
-    }
-}
-
-#[test]
 fn unknown_and_larger_snapshots_are_refused() {
     let change = format!("/dev/sdb={}:10", snapshot(99));
     assert_eq!(
@@ -455,123 +432,5 @@ fn texts_that_are_no_mapping_are_refused() {
     ] {
         let error = text.parse::<BlockDeviceMapping>().unwrap_err().to_string();
         assert!(error.contains(part) && error.contains(text), "{error}");
-    }
-}
-
-/// Entries around the edges of every rule, so that about half of the cases resolve.
-fn entry() -> impl Strategy<Value = BlockDeviceMapping> {
-    let device = prop_oneof![
-        8 => "/dev/sd[b-f]",
-        2 => "/dev/xvd[b-c]",
-        1 => "xvdb",
-        2 => Just("/dev/sda1".to_owned()),
-        1 => "/dev/sd[a-c][0-2]?",
-    ];
-    let ebs = (
-        proptest::option::of(1u64..42),
-        proptest::option::of(0u64..50),
-        proptest::option::of(proptest::sample::select(VolumeType::ALL)),
-        proptest::option::of(90u32..4000),
-        proptest::option::of(any::<bool>()),
-    )
-        .prop_map(
-            |(from, volume_size, volume_type, iops, delete_on_termination)| Ebs {
-                snapshot_id: from.map(snapshot),
-                volume_size,
-                volume_type,
-                iops,
-                delete_on_termination,
-                ..Ebs::default()
-            },
-        );
-    let target = prop_oneof![
-        6 => ebs.prop_map(|ebs| (None, None, Some(ebs))),
-        3 => (0u8..26).prop_map(|n| (Some(format!("ephemeral{n}")), None, None)),
-        2 => Just((None, Some(String::new()), None)),
-    ];
-    (device, target).prop_map(
-        |(device_name, (virtual_name, no_device, ebs))| BlockDeviceMapping {
-            device_name,
-            virtual_name,
-            no_device,
-            ebs,
-            ..BlockDeviceMapping::default()
-        },
-    )
-}
-
-/// An image that registered: entries that break a rule are dropped before.
-fn any_image() -> impl Strategy<Value = Image> {
-    proptest::collection::vec(entry(), 0..6).prop_map(|entries| {
-        let base = image(&[]);
-        let mut kept = base.block_device_mappings.clone();
-        for entry in entries {
-            kept.push(entry);
-            let valid = check_names(&kept, "/dev/sda1").is_ok()
-                && kept.iter().all(|e| check_entry(e, Some(&sizes())).is_ok());
-            if !valid {
-                kept.pop();
-            }
-        }
-        Image {
-            block_device_mappings: kept,
-            ..base
-        }
-    })
-}
-
-proptest! {
-    #[test]
-    fn whatever_resolves_obeys_the_rules(
-        image in any_image(),
-        changes in proptest::collection::vec(entry(), 0..4),
-        count in 0u8..25,
-    ) {
-        let ephemeral = Ephemeral { count, size_bytes: GIB };
-        let Ok(disks) = resolve(&image, &changes, ephemeral, &sizes()) else {
-            return Ok(());
-        };
-        let mut seen = BTreeMap::new();
-        for (at, disk) in disks.iter().enumerate() {
-            let short = disk.device_name.trim_start_matches("/dev/");
-            prop_assert!(seen.insert(short, ()).is_none(), "twice: {short}");
-            match disk.kind {
-                DiskKind::Volume { snapshot, size_bytes, volume_type, root, .. } => {
-                    prop_assert_eq!(root, at == 0);
-                    prop_assert!(volume_type.sizes_gib().contains(&(size_bytes / GIB)));
-                    if let Some(snapshot) = snapshot {
-                        prop_assert!(size_bytes >= sizes()[&snapshot]);
-                    }
-                }
-                DiskKind::Ephemeral { index, .. } => prop_assert!(index < count && at > 0),
-            }
-            let stated = |e: &&BlockDeviceMapping| e.device_name == disk.device_name;
-            prop_assert!(image.block_device_mappings.iter().chain(&changes).any(|e| stated(&e)));
-            let removed = changes.iter().find(stated).is_some_and(|e| e.no_device.is_some());
-            prop_assert!(!removed);
-        }
-        prop_assert_eq!(disks[0].snapshot(), Some(snapshot(8)));
-    }
-
-    #[test]
-    fn what_no_override_names_stays_as_the_image_says(
-        image in any_image(),
-        changes in proptest::collection::vec(entry(), 0..4),
-    ) {
-        let plain = resolve(&image, &[], EPHEMERAL, &sizes()).unwrap();
-        let Ok(disks) = resolve(&image, &changes, EPHEMERAL, &sizes()) else {
-            return Ok(());
-        };
-        let untouched = |disk: &&Disk| !changes.iter().any(|e| e.device_name == disk.device_name);
-        let before: Vec<_> = plain.iter().filter(untouched).collect();
-        let after: Vec<_> = disks.iter().filter(untouched).collect();
-        prop_assert_eq!(before, after);
-    }
-
-    #[test]
-    fn parsing_never_panics(text in "\\PC{0,40}", fields in "/dev/sd[a-c]=[snap0-9:truegpio-]{0,40}") {
-        let _ = text.parse::<BlockDeviceMapping>();
-        let _ = fields.parse::<BlockDeviceMapping>();
-        let _ = Manifest::parse(&text);
     }
 }
