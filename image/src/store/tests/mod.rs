@@ -12,6 +12,7 @@ mod register;
 mod sweep;
 mod tags;
 mod volume;
+mod volume_snapshot;
 
 use std::fs::File;
 use std::ops::ControlFlow;
