@@ -1,3 +1,4 @@
 //! What the end-to-end tests and the benchmarks share; the tests are in `tests/`, the benchmarks in `benches/`.
 
+pub mod crowded;
 pub mod measure;

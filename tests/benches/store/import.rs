@@ -7,7 +7,7 @@ use std::process::Command;
 
 use kami_tests::measure::{disk_kib, time};
 
-use crate::{Bench, Result, Row, Subject, interleave};
+use crate::{Bench, Cost, Result, Row, Subject, interleave};
 
 pub fn measure(bench: &Bench) -> Result<Vec<Row>> {
     let subject = |name, run| Subject {
@@ -28,22 +28,22 @@ pub fn measure(bench: &Bench) -> Result<Vec<Row>> {
     )
 }
 
-fn kami(bench: &Bench) -> Result<(std::time::Duration, u64)> {
+fn kami(bench: &Bench) -> Result<Cost> {
     let home = bench.fresh("import-home")?;
     let mut command = bench.kami("import-home");
     command.args(["image", "import", "--name", "debian"]);
     let took = time(command.arg(&bench.disk))?;
     let kib = disk_kib(&home)?;
     bench.fresh("import-home")?;
-    Ok((took, kib))
+    Ok((took, Some(kib)))
 }
 
-fn convert(bench: &Bench, cache: &str) -> Result<(std::time::Duration, u64)> {
+fn convert(bench: &Bench, cache: &str) -> Result<Cost> {
     let out = bench.fresh("import.qcow2")?;
     let mut command = Command::new("qemu-img");
     command.args(["convert", "-q", "-t", cache, "-O", "qcow2"]);
     let took = time(command.arg(&bench.disk).arg(&out))?;
     let kib = disk_kib(&out)?;
     bench.fresh("import.qcow2")?;
-    Ok((took, kib))
+    Ok((took, Some(kib)))
 }

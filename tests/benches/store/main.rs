@@ -7,10 +7,14 @@
 //! launch as a whole (`scripts/bench launch`), statistics beyond the median.
 
 mod import;
+mod listing;
 mod materialise;
+mod space;
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -19,6 +23,8 @@ use std::{env, fs};
 use kami_tests::measure::median;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+type Cost = (Duration, Option<u64>);
 
 /// What `scripts/bench` tells.
 struct Bench {
@@ -37,14 +43,14 @@ struct Row {
     what: String,
     subject: &'static str,
     ms: f64,
-    kib: u64,
+    kib: Option<u64>,
 }
 
-/// A way to do something, which returns how long it took and the KiB that it left on the disk.
+/// A way to do something, which returns how long it took and the KiB that it left on the disk, if that is of interest.
 struct Subject<'a> {
     what: String,
     name: &'static str,
-    run: Box<dyn FnMut() -> Result<(Duration, u64)> + 'a>,
+    run: Box<dyn FnMut() -> Result<Cost> + 'a>,
 }
 
 fn main() -> Result<()> {
@@ -52,6 +58,8 @@ fn main() -> Result<()> {
     fs::create_dir_all(&bench.work)?;
     let mut rows = import::measure(&bench)?;
     rows.extend(materialise::measure(&bench)?);
+    rows.extend(space::measure(&bench)?);
+    rows.extend(listing::measure(&bench)?);
     fs::write(&bench.json, json(&rows))?;
     print!("{}", table(&rows));
     Ok(())
@@ -104,6 +112,16 @@ impl Bench {
     }
 }
 
+/// Makes a raw disk of `size_bytes` that begins with `data_bytes` of noise.
+fn raw_disk(bench: &Bench, name: &str, size_bytes: u64, data_bytes: u64) -> Result<PathBuf> {
+    let path = bench.fresh(name)?;
+    let mut file = File::create(&path)?;
+    let mut noise = File::open("/dev/urandom")?.take(data_bytes);
+    std::io::copy(&mut noise, &mut file)?;
+    file.set_len(size_bytes)?;
+    Ok(path)
+}
+
 /// Runs all subjects in turn, `rounds` times and once more before.
 fn interleave(rounds: usize, mut subjects: Vec<Subject<'_>>) -> Result<Vec<Row>> {
     let mut measured = vec![Vec::new(); subjects.len()];
@@ -129,15 +147,16 @@ fn interleave(rounds: usize, mut subjects: Vec<Subject<'_>>) -> Result<Vec<Row>>
 
 fn table(rows: &[Row]) -> String {
     let mut text = format!(
-        "{:<24} {:<28} {:>10} {:>12}\n",
+        "{:<26} {:<28} {:>10} {:>12}\n",
         "what", "subject", "ms", "disk, KiB"
     );
     for row in rows {
-        let _ = writeln!(
-            text,
-            "{:<24} {:<28} {:>10.2} {:>12}",
-            row.what, row.subject, row.ms, row.kib
+        let kib = row.kib.map(|kib| kib.to_string()).unwrap_or_default();
+        let line = format!(
+            "{:<26} {:<28} {:>10.2} {:>12}",
+            row.what, row.subject, row.ms, kib
         );
+        let _ = writeln!(text, "{}", line.trim_end());
     }
     text
 }
@@ -147,9 +166,10 @@ fn json(rows: &[Row]) -> String {
     let rows: Vec<String> = rows
         .iter()
         .map(|row| {
+            let kib = row.kib.map_or("null".to_owned(), |kib| kib.to_string());
             format!(
-                "  {{\"what\": \"{}\", \"subject\": \"{}\", \"ms\": {:.3}, \"disk_kib\": {}}}",
-                row.what, row.subject, row.ms, row.kib
+                "  {{\"what\": \"{}\", \"subject\": \"{}\", \"ms\": {:.3}, \"disk_kib\": {kib}}}",
+                row.what, row.subject, row.ms
             )
         })
         .collect();

@@ -5,11 +5,10 @@
 //! process.
 
 use std::fs::File;
-use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kami_image::instance::InstanceSettings;
 use kami_image::manifest::{Architecture, Image};
@@ -17,7 +16,7 @@ use kami_image::mapping::{Disk, Ephemeral};
 use kami_image::store::{ImportRequest, NewInstance, Store};
 use kami_tests::measure::{disk_kib, time};
 
-use crate::{Bench, Result, Row, Subject, interleave};
+use crate::{Bench, Cost, Result, Row, Subject, interleave, raw_disk};
 
 const SIZES: [(&str, u64); 3] = [
     ("1 GiB", 1 << 30),
@@ -30,8 +29,8 @@ const DATA_BYTES: u64 = 256 << 20;
 pub fn measure(bench: &Bench) -> Result<Vec<Row>> {
     let home = bench.fresh("home")?;
     let store = Store::open(&home)?;
-    let start = bench.fresh("root.raw")?;
-    write_start(&start)?;
+    // The first GiB of every disk.
+    let start = raw_disk(bench, "root.raw", SIZES[0].1, DATA_BYTES)?;
     let mut subjects = Vec::new();
     for (size, bytes) in SIZES {
         let subject = |name, run| Subject {
@@ -62,16 +61,6 @@ pub fn measure(bench: &Bench) -> Result<Vec<Row>> {
         }
     }
     interleave(4 * bench.rounds, subjects)
-}
-
-/// The first GiB of every disk.
-fn write_start(path: &Path) -> Result<()> {
-    let mut file = File::create(path)?;
-    let mut random = File::open("/dev/urandom")?.take(DATA_BYTES);
-    std::io::copy(&mut random, &mut file)?;
-    file.set_len(SIZES[0].1)?;
-    file.flush()?;
-    Ok(())
 }
 
 /// A disk of `bytes` that begins with `start`.
@@ -107,7 +96,7 @@ fn import(store: &Store, disk: &Path, name: &str) -> Result<Image> {
     Ok(store.import(&request, &mut |_, _| ControlFlow::Continue(()))?)
 }
 
-fn launch(store: &Store, image: &Image, disks: &[Disk]) -> Result<(Duration, u64)> {
+fn launch(store: &Store, image: &Image, disks: &[Disk]) -> Result<Cost> {
     let new = NewInstance {
         image,
         name: None,
@@ -127,18 +116,18 @@ fn launch(store: &Store, image: &Image, disks: &[Disk]) -> Result<(Duration, u64
     drop(launched);
     let kib = disk_kib(&store.home().join("volumes"))? + disk_kib(&store.instance_folder(&id))?;
     store.undo_launch(&id)?;
-    Ok((took, kib))
+    Ok((took, Some(kib)))
 }
 
-fn overlay(bench: &Bench, disk: &Path) -> Result<(Duration, u64)> {
+fn overlay(bench: &Bench, disk: &Path) -> Result<Cost> {
     let out = bench.fresh("overlay.qcow2")?;
     let mut command = Command::new("qemu-img");
     command.args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]);
-    Ok((time(command.arg(disk).arg(&out))?, disk_kib(&out)?))
+    Ok((time(command.arg(disk).arg(&out))?, Some(disk_kib(&out)?)))
 }
 
-fn copy(bench: &Bench, raw: &Path) -> Result<(Duration, u64)> {
+fn copy(bench: &Bench, raw: &Path) -> Result<Cost> {
     let out = bench.fresh("copy.raw")?;
     let took = time(Command::new("cp").arg("--reflink=auto").arg(raw).arg(&out))?;
-    Ok((took, disk_kib(&out)?))
+    Ok((took, Some(disk_kib(&out)?)))
 }
