@@ -5,6 +5,7 @@
 
 /// Every fault point, in the order in which each command reaches its own.
 pub const POINTS: &[&str] = &[
+    "migrate.filled",
     "register.written",
     "register.committed",
     "create-volume.written",

@@ -267,5 +267,6 @@ fn migrate(connection: &mut Connection, home: &Path, todo: &[Migration]) -> rusq
         (migration.fill)(&transaction, home)?;
     }
     transaction.pragma_update(None, "user_version", VERSION)?;
+    crate::fault::point("migrate.filled");
     transaction.commit()
 }

@@ -46,6 +46,18 @@ impl Lab {
             .collect()
     }
 
+    /// Runs the test guest, to its end, as the kernel of an image that has none.
+    pub fn run_guest_of(&self, image: &str, more: &[&str]) {
+        let kernel = self.path("guest");
+        let kernel = [
+            "--kernel",
+            kernel.to_str().unwrap(),
+            "--append",
+            "kami.test=hello",
+        ];
+        self.done(&[&["run", image, "--memory", "32M"], &kernel[..], more].concat());
+    }
+
     pub fn start_guest(&self, mode: &str, more: &[&str]) -> Child {
         let args = self.guest_args(mode, more);
         self.start(&args.iter().map(String::as_str).collect::<Vec<_>>())
