@@ -32,11 +32,19 @@ impl Client {
     ///
     /// # Errors
     /// The instance ended, did not answer in time, or its answer was no response.
-    pub fn ask(&mut self, request: Request) -> io::Result<Response> {
-        let mut line = serde_json::to_vec(&request)?;
+    pub fn ask(&mut self, request: &Request) -> io::Result<Response> {
+        self.ask_within(request, ANSWER)
+    }
+
+    /// Asks, and waits for the answer for at most `limit`.
+    ///
+    /// # Errors
+    /// As for [`Client::ask`].
+    pub fn ask_within(&mut self, request: &Request, limit: Duration) -> io::Result<Response> {
+        let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         self.0.get_mut().write_all(&line)?;
-        self.0.get_mut().set_read_timeout(Some(ANSWER))?;
+        self.0.get_mut().set_read_timeout(Some(limit))?;
         let mut answer = Vec::new();
         let limit = LINE_BYTES as u64;
         (&mut self.0).take(limit).read_until(b'\n', &mut answer)?;

@@ -12,13 +12,16 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::PathBuf;
 
+use kami_image::id::{SnapshotId, VolumeId};
 use serde::{Deserialize, Serialize};
 
+use crate::cli::chain;
+
 pub use client::Client;
-pub use server::Server;
+pub use server::{Reply, Server};
 
 /// What a client asks of a running instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     Status,
@@ -33,6 +36,17 @@ pub enum Request {
     Reset,
     /// Ends the machine at once.
     Kill,
+    /// Begins a new layer of each of these volumes, of all at one moment, and flushes them. The
+    /// connection ends with the answer.
+    Freeze {
+        volumes: Vec<VolumeId>,
+    },
+    /// Has a volume stand on a snapshot below one of its layers. The connection ends with the answer.
+    Rebase {
+        volume: VolumeId,
+        snapshot: SnapshotId,
+        layer: u32,
+    },
 }
 
 /// What the instance answers.
@@ -46,8 +60,25 @@ pub enum Response {
     },
     /// The command is under way.
     Accepted,
-    /// The line was no request; `message` says why.
-    Refused { message: String },
+    /// The volumes' new layers, in order, and how long their disks took no requests.
+    Frozen {
+        layers: Vec<u32>,
+        pause_microseconds: u64,
+    },
+    Rebased,
+    /// The line was no request, or it cannot be done; `message` says why.
+    Refused {
+        message: String,
+    },
+}
+
+impl Response {
+    /// Says what is wrong, and why.
+    pub fn refused(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::Refused {
+            message: chain(error),
+        }
+    }
 }
 
 /// The longest line that either side takes, in bytes.

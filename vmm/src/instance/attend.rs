@@ -20,7 +20,7 @@ use super::guest::Guest;
 use crate::console::Inbox;
 use crate::console::output::{Output, PATIENCE};
 use crate::console_log::ConsoleLog;
-use crate::control::{Request, Response, Server};
+use crate::control::{Reply, Request, Response, Server};
 use crate::machine::End;
 use crate::signals::{Signal, Signals};
 use crate::terminal::{self, Key, Keyboard, RawMode};
@@ -299,11 +299,24 @@ impl Attend {
         control.serve(|request| {
             match request {
                 Request::Status => {
-                    return Response::Status {
+                    return Reply::Now(Response::Status {
                         instance: self.setup.instance.clone(),
                         pid: std::process::id(),
                         uptime_seconds: self.started.elapsed().as_secs(),
-                    };
+                    });
+                }
+                Request::Freeze { volumes } => {
+                    let guest = Arc::clone(&self.guest);
+                    return Reply::Apart(Box::new(move || guest.freeze(&volumes)));
+                }
+                Request::Rebase {
+                    volume,
+                    snapshot,
+                    layer,
+                } => {
+                    let guest = Arc::clone(&self.guest);
+                    let work = move || guest.rebase(&volume, &snapshot, layer);
+                    return Reply::Apart(Box::new(work));
                 }
                 Request::PowerButton => self.guest.power_button(),
                 Request::Reboot { grace_seconds } => {
@@ -314,7 +327,7 @@ impl Attend {
                 Request::Reset => self.guest.end(End::Reset),
                 Request::Kill => self.guest.end(End::Killed),
             }
-            Response::Accepted
+            Reply::Now(Response::Accepted)
         });
     }
 

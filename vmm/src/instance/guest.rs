@@ -3,7 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
+use kami_devices::virtio::block::outside::{self, DiskHandle};
+use kami_image::id::{SnapshotId, VolumeId};
+
 use crate::console::Watcher;
+use crate::control::Response;
 use crate::machine::{End, MachineHandle};
 
 /// A running guest.
@@ -11,6 +15,9 @@ use crate::machine::{End, MachineHandle};
 pub struct Guest {
     /// The thread that runs the machines and the one that attends to the guest contend for it.
     state: Mutex<State>,
+    /// In the machine's order. Threads that answer requests about them contend for them: one after
+    /// the other has its way.
+    disks: Mutex<Vec<(VolumeId, DiskHandle)>>,
     over: AtomicBool,
     attendant: Watcher,
 }
@@ -33,9 +40,17 @@ impl Guest {
                 asked: None,
                 reboots: false,
             }),
+            disks: Mutex::default(),
             over: AtomicBool::new(false),
             attendant,
         }
+    }
+
+    /// The same guest, with these disks.
+    #[must_use]
+    pub fn with_disks(self, disks: Vec<(VolumeId, DiskHandle)>) -> Self {
+        let disks = Mutex::new(disks);
+        Self { disks, ..self }
     }
 
     /// The guest goes on in another machine.
@@ -95,6 +110,40 @@ impl Guest {
         }
     }
 
+    /// Freezes the disks of these volumes ([`outside::freeze`]).
+    pub fn freeze(&self, volumes: &[VolumeId]) -> Response {
+        let disks = self.disks.lock().unwrap_or_else(|e| e.into_inner());
+        let mut wanted = Vec::with_capacity(volumes.len());
+        for (number, volume) in volumes.iter().enumerate() {
+            match disks.iter().find(|(id, _)| id == volume) {
+                _ if volumes[..number].contains(volume) => {
+                    return Response::refused(&DiskError::Twice { volume: *volume });
+                }
+                Some((_, disk)) => wanted.push(disk.clone()),
+                None => return Response::refused(&DiskError::Unknown { volume: *volume }),
+            }
+        }
+        match outside::freeze(&wanted) {
+            Ok(frozen) => Response::Frozen {
+                layers: frozen.layers,
+                pause_microseconds: u64::try_from(frozen.pause.as_micros()).unwrap_or(u64::MAX),
+            },
+            Err(error) => Response::refused(&error),
+        }
+    }
+
+    /// Has the volume stand on `snapshot` below `layer` ([`DiskHandle::rebase`]).
+    pub fn rebase(&self, volume: &VolumeId, snapshot: &SnapshotId, layer: u32) -> Response {
+        let disks = self.disks.lock().unwrap_or_else(|e| e.into_inner());
+        let Some((_, disk)) = disks.iter().find(|(id, _)| id == volume) else {
+            return Response::refused(&DiskError::Unknown { volume: *volume });
+        };
+        match disk.rebase(snapshot, layer) {
+            Ok(()) => Response::Rebased,
+            Err(error) => Response::refused(&error),
+        }
+    }
+
     /// Nothing runs any more.
     pub fn set_over(&self) {
         self.over.store(true, Ordering::Release);
@@ -108,4 +157,13 @@ impl Guest {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
+}
+
+/// Why a guest's disks are not touched.
+#[derive(Debug, thiserror::Error)]
+enum DiskError {
+    #[error("the instance runs without the volume {volume}")]
+    Unknown { volume: VolumeId },
+    #[error("the volume {volume} is named twice")]
+    Twice { volume: VolumeId },
 }

@@ -2,6 +2,7 @@
 
 pub mod attend;
 pub mod guest;
+pub mod live;
 mod stop;
 
 pub use stop::{Asked, Error, kill, press, reboot};

@@ -136,7 +136,7 @@ impl Process {
     /// Asks by the control socket, or else by signals. Neither is answered by a process that is
     /// about to end, which is as good.
     fn ask(&mut self, request: Request, signals: &[Signal]) {
-        let answer = self.control.as_mut().map(|control| control.ask(request));
+        let answer = self.control.as_mut().map(|control| control.ask(&request));
         if !matches!(answer, Some(Ok(Response::Accepted))) {
             for &signal in signals {
                 let _ = pidfd_send_signal(&self.handle, signal);
