@@ -37,6 +37,11 @@ impl Store {
             .ok_or_else(not_found)
     }
 
+    /// Whether nothing was ever written to the volume since it was made.
+    pub fn is_untouched(&self, id: &VolumeId) -> bool {
+        self.volumes.is_untouched(id)
+    }
+
     /// The volume of that id.
     ///
     /// # Errors

@@ -204,6 +204,17 @@ impl VolumeFiles {
             .map_err(|source| chunk::Error::io("sync", &self.volumes, source).into())
     }
 
+    /// Whether the overlays of a volume are there and hold nothing.
+    pub fn is_untouched(&self, id: &VolumeId) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let is_empty = |(_, path): &(u32, PathBuf)| {
+            let is_bitmap = path.extension().is_some_and(|it| it == "bitmap");
+            is_bitmap || path.metadata().is_ok_and(|it| it.blocks() == 0)
+        };
+        names::of_volume(&self.volumes, id)
+            .is_ok_and(|files| !files.is_empty() && files.iter().all(is_empty))
+    }
+
     /// Deletes the files of a volume that nobody has open; those that are missing are no error.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use kami_image::export;
 use kami_image::id::SnapshotId;
 use kami_image::manifest::Tag;
-use kami_image::store::{SnapshotRecord, Store, VolumeSnapshot, iso8601};
+use kami_image::store::{Live, SnapshotRecord, Store, VolumeSnapshot, iso8601};
 use serde_json::{Value, json};
 
 use super::output::{Format, OutputArgs, print, print_json, table};
@@ -13,6 +13,7 @@ use super::progress::Meter;
 use super::value::show_size;
 use super::{Error, open_store};
 use crate::exit::Exit;
+use crate::instance::live::LiveDisks;
 
 /// What EC2 says where a snapshot was made of no volume of the account's.
 const NO_VOLUME: &str = "vol-ffffffff";
@@ -110,7 +111,9 @@ fn create(args: CreateArgs) -> Result<Exit, Error> {
     };
     let mut progress = Meter::on_stderr()?;
     let show = &mut |what: &str, p| progress.show(what, p);
-    let snapshot = store.create_snapshot(&new, &args.tags, None, show)?;
+    let mut live = LiveDisks::with(&store, &volume)?;
+    let live = live.as_mut().map(|live| live as &mut dyn Live);
+    let snapshot = store.create_snapshot(&new, &args.tags, live, show)?;
     progress.finish();
     print(&format!("{}\n", snapshot.id))?;
     Ok(Exit::Done)

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use kami_image::id::{InstanceId, SnapshotId, VolumeId};
-use kami_image::store::Live;
+use kami_image::store::{self, Live, Store, VolumeRecord};
 
 use crate::control::{Client, Request, Response};
 
@@ -20,6 +20,21 @@ pub struct LiveDisks {
 }
 
 impl LiveDisks {
+    /// Those of the instance that runs with `volume`, if one does.
+    ///
+    /// # Errors
+    /// [`store::Error::Catalogue`]
+    pub fn with(store: &Store, volume: &VolumeRecord) -> Result<Option<Self>, store::Error> {
+        let Some(id) = volume.instance else {
+            return Ok(None);
+        };
+        match store.instance(&id.to_string()) {
+            Ok(instance) => Ok(instance.state.is_live().then(|| Self::of(&id))),
+            Err(store::Error::InstanceNotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Those of `instance`, which runs. Asks nothing yet.
     pub fn of(instance: &InstanceId) -> Self {
         let instance = instance.to_string();

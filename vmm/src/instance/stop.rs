@@ -81,7 +81,7 @@ pub fn reboot(store: &Store, instance: &Instance, grace: Duration) -> Result<(),
         let control = process.and_then(|process| process.control);
         let mut control = control.ok_or(io::ErrorKind::ConnectionRefused)?;
         let grace_seconds = grace.as_secs().try_into().unwrap_or(u32::MAX);
-        match control.ask(Request::Reboot { grace_seconds })? {
+        match control.ask(&Request::Reboot { grace_seconds })? {
             Response::Accepted => Ok(()),
             other => Err(io::Error::other(format!("it answered {other:?}"))),
         }

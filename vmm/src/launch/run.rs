@@ -1,17 +1,16 @@
 //! The steps of a launch after its plan: materialise, assemble, run.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use kami_devices::virtio::block::outside::DiskHandle;
 use kami_devices::virtio::block::{BlockConfig, BlockDevice};
 use kami_devices::virtio::device::VirtioDevice;
 use kami_devices::virtio::rng::Rng;
-use kami_image::id::InstanceId;
+use kami_image::id::{InstanceId, VolumeId};
 use kami_image::store::{
     self, GuestEnd, InstanceLock, Launched, LaunchedVolume, NewInstance, Store,
 };
-use kami_image::volume::OVERLAY;
 
 use super::plan::{Again, Boot, Plan};
 use super::{Ahead, Error, background, command_line};
@@ -39,7 +38,7 @@ pub struct Assembled<'a> {
     machine: Machine,
     config: MachineConfig,
     setup: Setup,
-    overlays: Vec<OwnedFd>,
+    disks: Vec<(VolumeId, DiskHandle)>,
     remove: bool,
     lock: InstanceLock,
     // Dropped last, as above.
@@ -123,15 +122,9 @@ impl<'a> Materialised<'a> {
             initrd: boot.initrd,
             cmdline: command_line::of(&mut volumes, &boot.append)?,
         };
-        let overlays = volumes
-            .iter()
-            .map(|made| made.volume.file(OVERLAY).try_clone_to_owned());
-        let overlays = overlays
-            .collect::<Result<_, _>>()
-            .map_err(Error::io("keep a volume open"))?;
         let inbox = Inbox::new().map_err(Error::io("make the console's inbox"))?;
         let console = Box::new(inbox.writer());
-        let devices = devices(volumes, boot.cpus);
+        let (devices, disks) = devices(volumes, boot.cpus);
         let machine = Machine::on(groundwork.finish()?, &config, devices, console)?;
         Ok(Assembled {
             machine,
@@ -146,7 +139,7 @@ impl<'a> Materialised<'a> {
                 timeout: boot.timeout,
                 ready: boot.in_background.then_some(background::report),
             },
-            overlays,
+            disks,
             remove: launched.instance.remove_at_end,
             lock: launched.lock,
             instance,
@@ -167,11 +160,13 @@ impl Assembled<'_> {
             machine,
             config,
             setup,
-            overlays,
+            disks,
             remove,
         } = self;
         let console = setup.inbox.watcher();
-        let guest = Arc::new(Guest::new(machine.handle(), console.clone()));
+        let volumes: Vec<_> = disks.iter().map(|(id, _)| *id).collect();
+        let guest = Guest::new(machine.handle(), console.clone()).with_disks(disks);
+        let guest = Arc::new(guest);
         let mut attendant = None;
         let end = run_machines(machine, &config, &guest, || {
             attendant = begin(&instance, setup, &guest);
@@ -181,9 +176,8 @@ impl Assembled<'_> {
             // It panics only together with the process.
             let _ = attendant.join();
         }
-        let is_stillborn = end.is_err() && !console.was_used() && overlays.iter().all(is_untouched);
-        // A volume that is open counts as in use.
-        drop(overlays);
+        let is_untouched = |volume: &VolumeId| instance.store.is_untouched(volume);
+        let is_stillborn = end.is_err() && !console.was_used() && volumes.iter().all(is_untouched);
         instance.armed = is_stillborn && instance.is_new;
         let undone = instance.armed;
         if !undone && !remove {
@@ -252,10 +246,6 @@ fn exit_of(end: End) -> Exit {
     }
 }
 
-fn is_untouched(overlay: &OwnedFd) -> bool {
-    rustix::fs::fstat(overlay).is_ok_and(|stat| stat.st_blocks == 0)
-}
-
 impl Undo<'_> {
     /// A catalogue on a full disk must not cost the guest its life, or its exit status.
     fn write_down_running(&self) {
@@ -302,20 +292,26 @@ impl Drop for Undo<'_> {
     }
 }
 
+/// The devices of an instance, and how to reach its disks.
+type Devices = (Vec<Box<dyn VirtioDevice>>, Vec<(VolumeId, DiskHandle)>);
+
 /// The instance's disks in mapping order, then a source of entropy.
-fn devices(volumes: Vec<LaunchedVolume>, cpus: u32) -> Vec<Box<dyn VirtioDevice>> {
+fn devices(volumes: Vec<LaunchedVolume>, cpus: u32) -> Devices {
     let queues = u16::try_from(cpus)
         .unwrap_or(u16::MAX)
         .min(BlockDevice::QUEUES_MAX);
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(volumes.len() + 1);
+    let mut disks = Vec::with_capacity(volumes.len());
     for made in volumes {
         let config = BlockConfig {
             serial: made.id.serial(),
             queues,
             read_only: false,
         };
-        devices.push(Box::new(BlockDevice::new(made.volume, config)));
+        let disk = BlockDevice::new(made.volume, config);
+        disks.push((made.id, disk.handle()));
+        devices.push(Box::new(disk));
     }
     devices.push(Box::new(Rng::new()));
-    devices
+    (devices, disks)
 }

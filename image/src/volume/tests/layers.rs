@@ -47,8 +47,11 @@ fn frozen_view_keeps_what_was_written_before_and_nothing_after() {
     let home = Home::new();
     let (files, id) = (home.volumes(), VolumeId::generate());
     let standing = Standing::new(SIZE, Some(home.snapshot));
+    assert!(!files.is_untouched(&id));
     let mut volume = files.create(&id, SIZE, Some(&home.snapshot)).unwrap();
+    assert!(files.is_untouched(&id));
     write(&mut volume, 512, 512, Change::Write(200));
+    assert!(!files.is_untouched(&id));
     write(&mut volume, 6 * CHUNK_BYTES, 4096, Change::Write(201));
     assert_eq!(volume.freeze().unwrap(), 1);
     let before = read(&mut volume, 0, usize::try_from(SIZE).unwrap());
