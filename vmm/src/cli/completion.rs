@@ -45,7 +45,7 @@ impl Args {
 impl Shell {
     /// The completions in the shell's language.
     pub fn script(self) -> String {
-        let mut command = Cli::command().mut_subcommand("run", visible);
+        let mut command = visible(Cli::command());
         let mut script = Vec::new();
         match self {
             Self::Bash => generate(Bash, &mut command, "kami", &mut script),
@@ -66,13 +66,17 @@ impl fmt::Display for Shell {
     }
 }
 
-/// `run` without what only kami itself says to it: the generators would offer hidden options too.
-fn visible(run: Command) -> Command {
-    let shown = run
-        .get_arguments()
-        .filter(|argument| !argument.is_hide_set());
-    let visible = Command::new("run").args(shown);
-    visible.about(run.get_about().cloned().unwrap_or_default())
+/// The command without what only kami itself says to it: the generators would offer hidden options too.
+fn visible(command: Command) -> Command {
+    let command = command.mut_subcommands(visible);
+    if !command.get_arguments().any(clap::Arg::is_hide_set) {
+        return command;
+    }
+    let shown = command.get_arguments().filter(|it| !it.is_hide_set());
+    // clap's names are static, and this process ends when it has printed the script.
+    let name: &'static str = command.get_name().to_owned().leak();
+    let visible = Command::new(name).args(shown);
+    visible.about(command.get_about().cloned().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -69,4 +69,145 @@ pub const TEXTS: &[Text] = &[
         has_store: true,
         examples: &[("Show an image by its name:", "kami image show web")],
     },
+    Text {
+        name: "kami-image-modify",
+        description: &[
+            "Changes who may launch an image, its description, or the versions of the metadata service that its instances \
+             have. Nothing else of a registered image ever changes.",
+            "An image is private at first: its owner alone may launch it. A permission is for an account, or for all.",
+        ],
+        exits: &[Done, Failed, Usage, BadInput, NotFound],
+        has_store: true,
+        examples: &[(
+            "Let an account launch an image:",
+            "kami image modify web --add-permission 123456789012",
+        )],
+    },
+    Text {
+        name: "kami-image-permissions",
+        description: &[
+            "Prints who may launch an image besides its owner, as describe-image-attribute does.",
+        ],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[(
+            "Show who may launch an image:",
+            "kami image permissions web",
+        )],
+    },
+    Text {
+        name: "kami-image-tag",
+        description: &["Gives an image tags. A key that it has already gets the new value."],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[("Tag an image:", "kami image tag web stage=live")],
+    },
+    Text {
+        name: "kami-image-untag",
+        description: &["Takes tags from an image. One that it does not have is no error."],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[("Take a tag away:", "kami image untag web stage")],
+    },
+    Text {
+        name: "kami-image-deprecate",
+        description: &[
+            "From then on the image is no longer listed to accounts other than its owner's. Whoever knows its id may launch \
+             it as before.",
+        ],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[(
+            "Deprecate an image in 30 days:",
+            "kami image deprecate web --at 30d",
+        )],
+    },
+    Text {
+        name: "kami-image-undeprecate",
+        description: &["Takes back that an image is, or will be, deprecated."],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[("List it to others again:", "kami image undeprecate web")],
+    },
+    Text {
+        name: "kami-image-disable",
+        description: &[
+            "Nobody can launch a disabled image, and its launch permissions are gone. Instances of it are untouched.",
+        ],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[("Disable an image:", "kami image disable web")],
+    },
+    Text {
+        name: "kami-image-enable",
+        description: &[
+            "Lets its owner launch a disabled image again. Launch permissions do not come back.",
+        ],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[("Enable it again:", "kami image enable web")],
+    },
+    Text {
+        name: "kami-image-protect",
+        description: &["A protected image cannot be deregistered or pruned."],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[("Protect an image:", "kami image protect web")],
+    },
+    Text {
+        name: "kami-image-unprotect",
+        description: &[
+            "Takes the protection away, after 24 hours if it was given with a cooldown.",
+        ],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[("Take the protection away:", "kami image unprotect web")],
+    },
+    Text {
+        name: "kami-image-copy",
+        description: &[
+            "Makes another image with the same snapshots, of the caller's account, and prints its id. No content is copied. \
+             Launch permissions are not copied either, and tags only when asked for.",
+        ],
+        exits: &[Done, Failed, Usage, BadInput, NotFound],
+        has_store: true,
+        examples: &[(
+            "Copy an image with its tags:",
+            "kami image copy web --name web-2 --copy-tags",
+        )],
+    },
+    Text {
+        name: "kami-image-deregister",
+        description: &[
+            "Removes images. Instances of them are untouched, and their snapshots stay, unless --delete-snapshots is given: \
+             then those go that no other image uses.",
+            "One bad id fails the command before anything is removed.",
+        ],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[(
+            "Remove an image with its snapshots:",
+            "kami image deregister web --delete-snapshots",
+        )],
+    },
+    Text {
+        name: "kami-image-prune",
+        description: &[
+            "Of the images whose names fit a pattern it keeps the newest, and those that are young enough; the others are \
+             deregistered, with the snapshots that only they used. Protected images stay, and so do those of others.",
+            "Without --yes it only tells which images would go. --policies applies the rules of config.toml.",
+        ],
+        exits: &[Done, Failed, Usage, BadInput],
+        has_store: true,
+        examples: &[
+            (
+                "Tell which old images would go:",
+                "kami image prune --name web-* --keep 3 --older-than 30d",
+            ),
+            (
+                "Apply the policies of config.toml:",
+                "kami image prune --policies --yes",
+            ),
+        ],
+    },
 ];

@@ -1,6 +1,6 @@
 //! What is written about instances: `kami run` and its like.
 
-use kami_vmm::exit::Exit::{self, Done, Failed, NotFound, Usage};
+use kami_vmm::exit::Exit::{self, BadInput, Done, Failed, Interrupted, NotFound, Usage};
 
 use super::Text;
 
@@ -89,5 +89,89 @@ pub const TEXTS: &[Text] = &[
             "Remove an instance, whether or not it runs:",
             "kami rm -f web",
         )],
+    },
+    Text {
+        name: "kami-instance",
+        description: &[
+            "An instance is a machine that was launched from an image: its volumes, its settings and its state. The commands \
+             here do all that can be done with one; kami run, ps, logs, start, stop, reboot, terminate and rm are short for \
+             those of the same name.",
+            "An instance whose root is an EBS volume keeps its volumes when it stops, and can start again. Its ephemeral \
+             disks are fresh at each start. One whose root is an instance store cannot stop.",
+        ],
+        exits: &[Done, Failed, Usage, BadInput, NotFound, Interrupted],
+        has_store: true,
+        examples: &[("List the instances that run:", "kami instance ls")],
+    },
+    Text {
+        name: "kami-instance-ls",
+        description: &["Lists instances, as kami-ps(1) does."],
+        exits: &[Done, Failed, Usage],
+        has_store: true,
+        examples: &[("List all instances:", "kami instance ls --all")],
+    },
+    Text {
+        name: "kami-instance-show",
+        description: &["Shows all that is known of instances."],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[(
+            "Print an instance as describe-instances does:",
+            "kami instance show web --output json",
+        )],
+    },
+    Text {
+        name: "kami-instance-modify",
+        description: &[
+            "Changes an instance. Type, processors, memory, kernel, ramdisk, command line and user data change while it is \
+             stopped, and take effect with its next start.",
+        ],
+        exits: &[Done, Failed, Usage, BadInput, NotFound],
+        has_store: true,
+        examples: &[
+            (
+                "Give an instance another type:",
+                "kami instance modify web --type t3.large",
+            ),
+            (
+                "Protect it from being terminated:",
+                "kami instance modify web --disable-api-termination true",
+            ),
+        ],
+    },
+    Text {
+        name: "kami-start",
+        description: &[
+            "Starts stopped instances again in the background, with the volumes that they have and fresh ephemeral disks, and \
+             prints their ids. One that runs is left alone.",
+        ],
+        exits: &Exit::ALL,
+        has_store: true,
+        examples: &[
+            ("Start an instance:", "kami start web"),
+            ("Start it on this terminal:", "kami start --attach web"),
+        ],
+    },
+    Text {
+        name: "kami-reboot",
+        description: &[
+            "Presses the power button of each instance, and boots it again when its guest has powered off. A guest that does \
+             not react within the grace time is reset by force. The instance stays what it is, and its ephemeral disks keep \
+             their content.",
+        ],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[("Reboot an instance:", "kami reboot web")],
+    },
+    Text {
+        name: "kami-terminate",
+        description: &[
+            "Ends instances for good: each is stopped if it runs, and deleted with its ephemeral disks and the volumes that \
+             are marked DeleteOnTermination. It stays listed by kami ps --all for an hour. An instance with termination \
+             protection is refused, and with it the whole command.",
+        ],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[("Terminate an instance:", "kami terminate web")],
     },
 ];

@@ -4,6 +4,8 @@ mod host;
 mod image;
 mod instance;
 mod kernel;
+mod parameter;
+mod snapshot;
 mod volume;
 
 use kami_vmm::exit::Exit;
@@ -27,6 +29,8 @@ pub fn all() -> impl Iterator<Item = &'static Text> {
         TOP,
         image::TEXTS,
         volume::TEXTS,
+        snapshot::TEXTS,
+        parameter::TEXTS,
         kernel::TEXTS,
         instance::TEXTS,
         host::TEXTS,
@@ -34,14 +38,27 @@ pub fn all() -> impl Iterator<Item = &'static Text> {
     families.into_iter().flatten()
 }
 
-/// What is written about the command whose page has that name.
+/// What is written about the command whose page has that name. `kami instance stop` and `kami stop` are one.
 pub fn of(name: &str) -> Option<&'static Text> {
-    all().find(|text| text.name == name)
+    let short = name.replacen("kami-instance-", "kami-", 1);
+    all()
+        .find(|text| text.name == name)
+        .or_else(|| all().find(|text| text.name == short))
 }
 
 /// What every command that has to do with the store reads.
 pub const ENVIRONMENT: &[(&str, &str)] = &[
     ("KAMI_HOME", "The folder of the store."),
+    (
+        "KAMI_ACCOUNT",
+        "The account, twelve digits, as which the command acts. Where it is not set it is that of config.toml; where neither \
+         is, the command acts as the owner of everything.",
+    ),
+    (
+        "KAMI_CONFIG",
+        "The file of the settings. Where it is not set, it is kami/config.toml in XDG_CONFIG_HOME or in ~/.config.",
+    ),
+    ("NO_COLOR", "Errors have no colours, on a terminal either."),
     (
         "XDG_DATA_HOME",
         "Where KAMI_HOME is not set, the store is the folder kami in this one. Where neither is, it is ~/.local/share/kami.",
@@ -61,6 +78,10 @@ pub const FILES: &[(&str, &str)] = &[
         "~/.local/share/kami",
         "The store, unless the environment says otherwise: images, snapshots, volumes, kernels, and the instances with \
          their console logs.",
+    ),
+    (
+        "~/.config/kami/config.toml",
+        "The settings, unless the environment says otherwise: account, the user's own instance types, prune policies.",
     ),
     (
         "/dev/kvm",
