@@ -7,6 +7,7 @@ use crate::arch::interrupts::{self, Interrupts};
 use crate::arch::{self, Firmware, power, uart};
 use crate::boot_info::BootInfo;
 use crate::console::{Console, Failure, failure, report};
+use crate::disk::{self, Disk};
 use crate::pattern::Stamp;
 use crate::self_test::{self, Machine};
 use crate::{fail, pass};
@@ -59,6 +60,7 @@ fn run_with(
         "self" => self_test(console, info, firmware, interrupts),
         "echo" => echo(console, firmware, interrupts),
         "button" => button(console, firmware, interrupts),
+        "count" => count(console, firmware, interrupts),
         "bad-instruction" => {
             arch::bad_instruction();
             Ok(())
@@ -145,6 +147,29 @@ fn echo(
         }
         interrupts.wait_for_ever(line, seen);
     }
+}
+
+/// Counts its boots on every disk, in the last sector, then waits for the power button.
+fn count(
+    console: &mut Console,
+    firmware: &Firmware,
+    interrupts: &Interrupts,
+) -> Result<(), Failure> {
+    // SAFETY: each mode makes one machine.
+    let machine = unsafe { Machine::new(firmware, interrupts) }?;
+    for (number, function) in machine.devices(disk::DEVICE_TYPE).enumerate() {
+        let mut disk = Disk::start(number, &machine, function)?;
+        // The host's pattern, or none, counts as no boot.
+        let before = disk.last_stamp()?.map_or(0, |stamp| stamp.generation);
+        let stamp = Stamp {
+            generation: before + 1,
+            disk_sectors: 0,
+        };
+        disk.write(disk.last_sector(), 1, stamp)?;
+        disk.flush()?;
+        report!(console, "disk{number}.boots={}", stamp.generation);
+    }
+    button(console, firmware, interrupts)
 }
 
 /// Waits for the power button.

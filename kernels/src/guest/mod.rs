@@ -12,6 +12,7 @@
 //! | `reset`; `reset-i8042` on x86_64, `reset-warm` on aarch64 | the self-test, a mark on the first disk, a reset; the second boot finds the mark, tests again | as `self` |
 //! | `echo` | sends back what the serial port receives, until a `q` | power-off |
 //! | `button` | waits for the power button | power-off |
+//! | `count` | counts its boots on every disk, then as `button` | power-off |
 //! | `panic` | | a panic |
 //! | `panic-line` | prints Linux's panic lines | never: halts |
 //! | `triple-fault` | | a triple fault; a panic on aarch64, which knows none |
