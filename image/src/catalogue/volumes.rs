@@ -50,7 +50,7 @@ pub struct VolumeRecord {
     /// The number of the lowest layer.
     pub layer: u32,
     pub size_bytes: u64,
-    /// Ephemeral disks have none.
+    /// Temporary disks have none: ephemeral ones, and the root of an instance-store instance.
     pub volume_type: Option<VolumeType>,
     /// I/O operations a second, where they are limited.
     pub iops: Option<u32>,
@@ -69,6 +69,11 @@ pub struct VolumeRecord {
 }
 
 impl VolumeRecord {
+    /// Whether it lasts no longer than its instance runs, and is no EBS volume.
+    pub fn is_temporary(&self) -> bool {
+        self.volume_type.is_none()
+    }
+
     /// What opening its files asks for.
     pub fn standing(&self) -> Standing {
         Standing {
@@ -162,7 +167,7 @@ impl Catalogue {
         let query = || {
             self.connection
                 .prepare_cached(&format!(
-                    "{COLUMNS} WHERE ephemeral IS NULL ORDER BY created, id"
+                    "{COLUMNS} WHERE volume_type IS NOT NULL ORDER BY created, id"
                 ))?
                 .query_map([], record)?
                 .collect()
@@ -251,6 +256,18 @@ impl Catalogue {
                     new.iops,
                     new.throughput,
                 ])
+        };
+        self.sqlite(update()).map(|_| ())
+    }
+
+    /// The disk is no volume: it goes when its instance ends.
+    pub(crate) fn set_temporary(&self, id: &VolumeId) -> Result<(), Error> {
+        let update = || {
+            self.connection
+                .prepare_cached(
+                    "UPDATE volumes SET volume_type = NULL, delete_on_termination = 1 WHERE id = ?1",
+                )?
+                .execute([id.to_string()])
         };
         self.sqlite(update()).map(|_| ())
     }

@@ -2,8 +2,8 @@
 //! software can boot at all. The mapping's own rules are in [`crate::mapping`].
 
 use super::{
-    Architecture, BlockDeviceMapping, GIB, Image, ImageType, InvalidTag, Manifest, RootDeviceType,
-    SnapshotSizes, VirtualizationType, check_tags,
+    Architecture, BlockDeviceMapping, GIB, Image, ImageType, InvalidTag, Manifest, SnapshotSizes,
+    VirtualizationType, check_tags,
 };
 use crate::mapping;
 
@@ -33,8 +33,6 @@ pub enum Invalid {
         if *.is_register_input { " (a register-image input's default)" } else { "" }
     )]
     Paravirtual { is_register_input: bool },
-    #[error("RootDeviceType instance-store is not supported: expecting ebs")]
-    InstanceStore,
     #[error("ImageType {0} is not supported: expecting machine")]
     ImageType(ImageType),
     #[error("BlockDeviceMappings has no snapshot for the root device {device}")]
@@ -142,9 +140,6 @@ fn metadata(image: &Image, is_register_input: bool) -> Result<(), Invalid> {
         mac @ (Architecture::X86_64Mac | Architecture::Arm64Mac) => {
             return Err(Invalid::Architecture(mac));
         }
-    }
-    if image.root_device_type == RootDeviceType::InstanceStore {
-        return Err(Invalid::InstanceStore);
     }
     Ok(())
 }

@@ -50,9 +50,7 @@ impl manifest::Invalid {
         match self {
             Self::Name { .. } => Some("InvalidAMIName.Malformed"),
             Self::Description { .. } | Self::Architecture(_) => Some("InvalidParameterValue"),
-            Self::Paravirtual { .. } | Self::InstanceStore | Self::ImageType(_) => {
-                Some("UnsupportedOperation")
-            }
+            Self::Paravirtual { .. } | Self::ImageType(_) => Some("UnsupportedOperation"),
             Self::RootUnmapped { .. } => Some("InvalidBlockDeviceMapping"),
             Self::Mapping(error) => Some(error.code()),
             Self::Tag(error) => Some(error.code()),

@@ -145,13 +145,13 @@ impl Store {
             transaction = self.durable()?;
             decided = self.decided(id, &decide)?;
         }
-        let (instance, Some(end)) = decided else {
-            return Ok(decided.0.state);
+        let (_, Some(end)) = decided else {
+            return Ok(decided.0);
         };
         let terminates = terminates(&end);
         let mut deleted = Vec::new();
         for volume in self.catalogue.volumes_of(id)? {
-            if is_temporary(&instance, &volume) || terminates && volume.delete_on_termination {
+            if volume.is_temporary() || terminates && volume.delete_on_termination {
                 self.remove_volume_row(&volume)?;
                 deleted.push(volume.id);
             } else if terminates {
@@ -177,11 +177,10 @@ impl Store {
         &self,
         id: &InstanceId,
         decide: impl Fn(&Instance) -> Option<End<'a>>,
-    ) -> Result<(Instance, Option<End<'a>>), Error> {
+    ) -> Result<(InstanceState, Option<End<'a>>), Error> {
         let instance = self.catalogue.instance(id)?;
         let instance = instance.ok_or_else(|| instance_not_found(&id.to_string()))?;
-        let end = decide(&instance);
-        Ok((instance, end))
+        Ok((instance.state, decide(&instance)))
     }
 
     /// Removes an instance that has ended: its row, its folder, its temporary disks and the volumes
@@ -192,8 +191,8 @@ impl Store {
     /// # Errors
     /// [`Error::InstanceRuns`], [`Error::InstanceNotFound`], [`Error::Catalogue`], [`Error::Io`]
     pub fn remove_instance(&self, id: &InstanceId) -> Result<(), Error> {
-        self.remove(id, |instance, volume| {
-            volume.delete_on_termination || is_temporary(instance, volume)
+        self.remove(id, |volume| {
+            volume.delete_on_termination || volume.is_temporary()
         })
     }
 
@@ -202,22 +201,18 @@ impl Store {
     /// # Errors
     /// As [`Store::remove_instance`].
     pub fn undo_launch(&self, id: &InstanceId) -> Result<(), Error> {
-        self.remove(id, |_, _| true)
+        self.remove(id, |_| true)
     }
 
-    fn remove(
-        &self,
-        id: &InstanceId,
-        goes: impl Fn(&Instance, &VolumeRecord) -> bool,
-    ) -> Result<(), Error> {
+    fn remove(&self, id: &InstanceId, goes: impl Fn(&VolumeRecord) -> bool) -> Result<(), Error> {
         let _lock = self.lock_ended(id)?;
         let transaction = self.quick()?;
-        let Some(instance) = self.catalogue.instance(id)? else {
+        if !self.catalogue.has_instance(id)? {
             return Err(instance_not_found(&id.to_string()));
-        };
+        }
         let mut deleted = Vec::new();
         for volume in self.catalogue.volumes_of(id)? {
-            if goes(&instance, &volume) {
+            if goes(&volume) {
                 self.remove_volume_row(&volume)?;
                 deleted.push(volume.id);
             } else {
@@ -298,9 +293,4 @@ impl Store {
         })?;
         Ok(())
     }
-}
-
-/// Whether the disk lasts no longer than its instance runs.
-pub(super) fn is_temporary(instance: &Instance, volume: &VolumeRecord) -> bool {
-    volume.ephemeral.is_some() || instance.settings.is_instance_store() && volume.position == 0
 }

@@ -96,9 +96,9 @@ impl Store {
         self.catalogue.change_instance(&instance)?;
         let volumes = self.catalogue.volumes_of(id)?;
         for (device, delete) in &change.delete_on_termination {
-            let volume = volumes.iter().find(|v| {
-                v.device_name == *device && !super::instance_end::is_temporary(&instance, v)
-            });
+            let volume = volumes
+                .iter()
+                .find(|v| v.device_name == *device && !v.is_temporary());
             let volume = volume.ok_or_else(|| Error::NoDevice {
                 device: device.clone(),
             })?;

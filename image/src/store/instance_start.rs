@@ -45,7 +45,7 @@ impl Store {
             .catalogue
             .volumes_of(id)?
             .into_iter()
-            .partition(|volume| volume.ephemeral.is_some());
+            .partition(|volume| volume.is_temporary());
         // Those of a process that was killed.
         for volume in &old {
             self.remove_volume_row(volume)?;

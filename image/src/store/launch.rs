@@ -132,6 +132,9 @@ impl Store {
                 disk,
                 attached_to: Some((instance.id, position)),
             })?;
+            if position == 0 && instance.settings.is_instance_store() {
+                self.catalogue.set_temporary(&id)?;
+            }
             undo.volumes.push(id);
             let volume = self.create_volume(&id, disk)?;
             volumes.push(LaunchedVolume {

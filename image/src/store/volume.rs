@@ -33,7 +33,7 @@ impl Store {
         };
         self.catalogue
             .volume(&id)?
-            .filter(|volume| volume.ephemeral.is_none())
+            .filter(|volume| !volume.is_temporary())
             .ok_or_else(not_found)
     }
 

@@ -137,7 +137,7 @@ impl Store {
     fn snapshot_source(&self, id: &VolumeId) -> Result<Standing, Error> {
         let row = self.catalogue.volume(id)?;
         // EC2 knows ephemeral disks by their names only.
-        let row = row.filter(|row| row.ephemeral.is_none());
+        let row = row.filter(|row| !row.is_temporary());
         Ok(row.ok_or_else(|| volume_not_found(id))?.standing())
     }
 

@@ -213,7 +213,7 @@ fn disks(store: &Store, instance: &Instance) -> Result<Vec<String>, Error> {
         let kind = match (volume.ephemeral, volume.volume_type) {
             (Some(index), _) => format!("ephemeral{index}"),
             (None, Some(volume_type)) => volume_type.to_string(),
-            (None, None) => String::new(),
+            (None, None) => "instance-store".to_owned(),
         };
         let goes = match volume.delete_on_termination {
             true => "deleted on termination",

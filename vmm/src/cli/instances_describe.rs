@@ -40,10 +40,8 @@ pub fn describe(store: &Store, instance: &Instance) -> Result<Value, Error> {
     let settings = &instance.settings;
     let volumes = store.instance_volumes(&instance.id)?;
     // Temporary disks never appear there.
-    let lasts = |volume: &&VolumeRecord| {
-        volume.ephemeral.is_none() && !(settings.is_instance_store() && volume.position == 0)
-    };
-    let mappings: Vec<_> = volumes.iter().filter(lasts).map(mapping).collect();
+    let lasting = volumes.iter().filter(|volume| !volume.is_temporary());
+    let mappings: Vec<_> = lasting.map(mapping).collect();
     let mut shown = json!({
         "InstanceId": instance.id,
         "ImageId": instance.image_id,
