@@ -22,6 +22,8 @@ pub const POINTS: &[&str] = &[
     "deregister.committed",
     "prune.removed",
     "prune.committed",
+    "create-image.added",
+    "create-image.committed",
     "copy.added",
     "copy.committed",
     "terminate.begun",

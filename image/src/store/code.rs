@@ -17,6 +17,8 @@ impl Error {
             Self::NotAuthorized { .. } => "AuthFailure",
             Self::ImageProtected { .. } => "OperationNotPermitted",
             Self::Tag(error) => error.code(),
+            Self::NotImageable { .. } => "IncorrectInstanceState",
+            Self::CreatedMapping { .. } => "InvalidBlockDeviceMapping",
             Self::ParameterName { .. } => "ValidationException",
             Self::ParameterNotFound { .. } => "ParameterNotFound",
             Self::ParameterVersionNotFound { .. } => "ParameterVersionNotFound",

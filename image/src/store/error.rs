@@ -48,6 +48,13 @@ pub enum Error {
     ImageIdMalformed { text: String },
     #[error("The image id '[{image}]' is no longer available")]
     ImageUnavailable { image: ImageId },
+    #[error("The instance '{instance}' {why} and cannot be made an image of")]
+    NotImageable {
+        instance: InstanceId,
+        why: &'static str,
+    },
+    #[error("the mapping of '{device}' is refused: {why}")]
+    CreatedMapping { device: String, why: &'static str },
     #[error("The image '{image}' is protected against deregistration")]
     ImageProtected { image: ImageId },
     #[error("Not authorized for images: [{image}]")]
@@ -188,6 +195,7 @@ impl Error {
             | Self::SnapshotTwice { .. }
             | Self::ImageIdMalformed { .. }
             | Self::ParameterName { .. }
+            | Self::CreatedMapping { .. }
             | Self::Tag(_)
             | Self::ClientToken { .. }
             | Self::Name { .. } => ErrorKind::Input,

@@ -6,6 +6,7 @@
 use std::time::SystemTime;
 
 use super::image::is_disabled;
+use super::image_create::derived;
 use super::{Error, Store, iso8601};
 use crate::fault;
 use crate::id::ImageId;
@@ -76,6 +77,7 @@ fn copied(source: &Image, copy: &ImageCopy, owner: String) -> Image {
         deregistration_protection: None,
         last_launched_time: None,
         tags,
+        other: derived(source.clone()),
         ..source.clone()
     }
 }

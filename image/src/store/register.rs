@@ -94,7 +94,7 @@ impl Store {
 
     /// What EC2 shows of every registered image. It belongs to the caller; one who acts as the owner
     /// of everything leaves the owner to the manifest. Nobody else may launch it yet.
-    fn give_defaults(&self, image: &mut Image) {
+    pub(super) fn give_defaults(&self, image: &mut Image) {
         image.state = Some(ImageState::Available.as_str().to_owned());
         match (&image.owner_id, self.account()) {
             (Some(_), None) => {}

@@ -1,5 +1,6 @@
 mod child;
 mod image_copy;
+mod image_create;
 mod image_list;
 mod images;
 mod instance;
