@@ -50,7 +50,57 @@ impl Store {
         mut live: Option<&mut dyn Live>,
         progress: &mut dyn FnMut(&str, Progress) -> ControlFlow<()>,
     ) -> Result<Image, Error> {
-        check_state(instance, live.is_some())?;
+        let expected = match live {
+            Some(_) => InstanceState::Running,
+            None => InstanceState::Stopped,
+        };
+        if instance.state != expected {
+            return Err(Error::NotImageable {
+                instance: instance.id,
+                why: "is not in the 'running' or 'stopped' states",
+            });
+        }
+        let (image, wanted) = self.plan_image(instance, request)?;
+        let written = match &mut live {
+            Some(live) => self.write_volume_snapshots(&wanted, Some(&mut **live), progress)?,
+            None => self.write_volume_snapshots(&wanted, None, progress)?,
+        };
+        let transaction = self.durable()?;
+        // Again: another process may have been faster.
+        self.check_unused(&image)?;
+        written.add_rows()?;
+        self.catalogue.add_image(&image)?;
+        fault::point("create-image.added");
+        self.catalogue.commit(transaction)?;
+        fault::point("create-image.committed");
+        written.finish(live);
+        Ok(image)
+    }
+
+    /// Checks all of a request but the instance's state: before the instance is stopped for it.
+    ///
+    /// # Errors
+    /// As [`Store::create_image`].
+    pub fn check_create_image(
+        &self,
+        instance: &Instance,
+        request: &ImageOfInstance,
+    ) -> Result<(), Error> {
+        self.plan_image(instance, request).map(|_| ())
+    }
+
+    /// The image that will be, and the snapshots that its mapping names.
+    fn plan_image(
+        &self,
+        instance: &Instance,
+        request: &ImageOfInstance,
+    ) -> Result<(Image, Vec<VolumeSnapshot>), Error> {
+        if instance.settings.is_instance_store() {
+            return Err(Error::NotImageable {
+                instance: instance.id,
+                why: "does not have an 'ebs' root device type",
+            });
+        }
         let volumes = self.catalogue.volumes_of(&instance.id)?;
         let entries = self.entries(instance, &volumes, request)?;
         let mut image = self.image_of(instance, request)?;
@@ -79,21 +129,7 @@ impl Store {
         manifest.check()?;
         let image = manifest.complete(&sizes)?;
         self.check_unused(&image)?;
-
-        let written = match &mut live {
-            Some(live) => self.write_volume_snapshots(&wanted, Some(&mut **live), progress)?,
-            None => self.write_volume_snapshots(&wanted, None, progress)?,
-        };
-        let transaction = self.durable()?;
-        // Again: another process may have been faster.
-        self.check_unused(&image)?;
-        written.add_rows()?;
-        self.catalogue.add_image(&image)?;
-        fault::point("create-image.added");
-        self.catalogue.commit(transaction)?;
-        fault::point("create-image.committed");
-        written.finish(live);
-        Ok(image)
+        Ok((image, wanted))
     }
 
     /// The image's mapping, in the order of the instance's disks.
@@ -200,24 +236,6 @@ pub(super) fn derived(image: Image) -> Map<String, Value> {
         other.remove(own);
     }
     other
-}
-
-fn check_state(instance: &Instance, live: bool) -> Result<(), Error> {
-    let expected = match live {
-        true => InstanceState::Running,
-        false => InstanceState::Stopped,
-    };
-    let why = if instance.settings.is_instance_store() {
-        "does not have an 'ebs' root device type"
-    } else if instance.state != expected {
-        "is not in the 'running' or 'stopped' states"
-    } else {
-        return Ok(());
-    };
-    Err(Error::NotImageable {
-        instance: instance.id,
-        why,
-    })
 }
 
 /// Where the root is attached; an instance that an older version launched has it first.

@@ -13,6 +13,7 @@ use kami_image::time::parse_iso8601;
 use serde_json::json;
 
 use super::filter::{ListArgs, tell_token};
+use super::image_create::CreateArgs;
 use super::image_prune::PruneArgs;
 use super::output::{Format, print, print_json, table};
 use super::progress::Meter;
@@ -27,6 +28,9 @@ pub enum Command {
     Register(RegisterArgs),
     /// Make an image from a disk file: raw, qcow2 or vmdk
     Import(ImportArgs),
+    /// Make an image of an instance: of all its attached volumes
+    #[command(visible_alias = "create-image")]
+    Create(CreateArgs),
     /// List images
     Ls(LsArgs),
     /// Show all of an image
@@ -125,6 +129,7 @@ impl Command {
         match self {
             Self::Register(args) => register(&args),
             Self::Import(args) => import(args),
+            Self::Create(args) => args.run(),
             Self::Ls(args) => list(args),
             Self::Show(args) => show(&args),
             Self::Modify(args) => args.run(),

@@ -246,7 +246,7 @@ fn end_all(
 }
 
 /// It was to be removed at its end, and has just removed itself.
-fn gone_is_fine(ended: Result<(), store::Error>) -> Result<(), Error> {
+pub fn gone_is_fine(ended: Result<(), store::Error>) -> Result<(), Error> {
     match ended {
         Err(store::Error::InstanceNotFound { .. }) => Ok(()),
         ended => Ok(ended?),

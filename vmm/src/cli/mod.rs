@@ -8,6 +8,7 @@ mod error;
 mod filter;
 mod image;
 mod image_change;
+mod image_create;
 mod image_prune;
 mod instances;
 mod instances_describe;

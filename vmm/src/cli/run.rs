@@ -143,7 +143,7 @@ fn after_long_help() -> String {
     )
 }
 
-fn mapping(text: &str) -> Result<BlockDeviceMapping, String> {
+pub fn mapping(text: &str) -> Result<BlockDeviceMapping, String> {
     text.parse().map_err(|error: SyntaxError| chain(&error))
 }
 
