@@ -18,6 +18,8 @@ pub const POINTS: &[&str] = &[
     "delete-snapshot.removed",
     "delete-snapshot.unshared",
     "delete-snapshot.freed",
+    "repair.copied",
+    "repair.marked",
     "deregister.removed",
     "deregister.committed",
     "prune.removed",

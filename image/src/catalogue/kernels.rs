@@ -137,6 +137,15 @@ impl Catalogue {
         self.sqlite(update()).map(|_| ())
     }
 
+    pub(crate) fn remove_kernel(&self, id: &KernelFileId) -> Result<(), Error> {
+        let delete = || {
+            self.connection
+                .prepare_cached("DELETE FROM kernels WHERE id = ?1")?
+                .execute([id.to_string()])
+        };
+        self.sqlite(delete()).map(|_| ())
+    }
+
     pub(crate) fn add_kernel(&self, kernel: &KernelRecord) -> Result<(), Error> {
         let add = || {
             self.connection

@@ -8,6 +8,7 @@
 //! a write to the page cache, which a killed process cannot lose; a volume's first flush makes it
 //! durable against a crash of the host (SQLite, "PRAGMA synchronous").
 
+mod check;
 mod images;
 mod instances;
 mod kernels;
@@ -28,6 +29,7 @@ use std::time::{Duration, SystemTime};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
+pub(crate) use check::CheckedSnapshot;
 pub use images::ImageState;
 pub use instances::{End, Instance, InstanceState};
 pub use kernels::{KernelFileId, KernelKind, KernelRecord};

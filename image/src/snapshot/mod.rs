@@ -5,6 +5,7 @@
 //! catalogue commits in between. Which snapshots exist is the catalogue's knowledge, not this
 //! module's, and so is which segments they need.
 
+mod check;
 mod hold;
 mod reader;
 mod store;
@@ -12,7 +13,7 @@ mod sweep;
 mod verify;
 
 pub(crate) use hold::Hold;
-pub(crate) use sweep::sweep_folder;
+pub(crate) use sweep::{leftovers, sweep_folder};
 
 use crate::chunk::pending::{self, PendingFile, sync_folder};
 use crate::chunk::segment::{self, NewSegment, SegmentWriter, Slots};
@@ -72,6 +73,8 @@ pub enum Phase {
     Verify,
     /// A snapshot is copied out of the store.
     Export,
+    /// Stored chunks are read and compared with their digests.
+    Check,
 }
 
 /// Told how far writing a snapshot has come; `Break` ends it with [`Error::Interrupted`].

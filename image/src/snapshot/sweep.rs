@@ -10,7 +10,7 @@ use crate::chunk::{self, segment, table};
 use crate::id::SnapshotId;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 impl SnapshotFiles {
     /// Deletes every table that `is_named` denies, every segment that `segment_named` denies and
@@ -26,17 +26,32 @@ impl SnapshotFiles {
         segment_named: &dyn Fn(u64) -> bool,
     ) -> Result<u64, Error> {
         // The tables first: their segments are needed as long as they stand.
-        let tables = sweep_folder(&self.snapshots, &|name| {
-            if name.ends_with(TURN_SUFFIX) {
-                return Some(false);
-            }
-            table::id_of(name).map(|id| is_named(&id))
-        })?;
+        let tables = sweep_folder(&self.snapshots, &|name| named_table(name, is_named))?;
         let segments = sweep_folder(&self.segments, &|name| {
             segment::id_of(name).map(segment_named)
         })?;
         Ok(tables + segments)
     }
+
+    /// The files that [`SnapshotFiles::sweep`] would delete.
+    pub(crate) fn leftovers(
+        &self,
+        is_named: &dyn Fn(&SnapshotId) -> bool,
+        segment_named: &dyn Fn(u64) -> bool,
+    ) -> Result<Vec<PathBuf>, Error> {
+        let mut found = leftovers(&self.snapshots, &|name| named_table(name, is_named))?;
+        found.extend(leftovers(&self.segments, &|name| {
+            segment::id_of(name).map(segment_named)
+        })?);
+        Ok(found)
+    }
+}
+
+fn named_table(name: &str, is_named: &dyn Fn(&SnapshotId) -> bool) -> Option<bool> {
+    if name.ends_with(TURN_SUFFIX) {
+        return Some(false);
+    }
+    table::id_of(name).map(|id| is_named(&id))
 }
 
 /// Deletes the files of `folder` that are not locked and for which `named` says `Some(false)`.
@@ -44,33 +59,58 @@ pub(crate) fn sweep_folder(
     folder: &Path,
     named: &dyn Fn(&str) -> Option<bool>,
 ) -> Result<u64, chunk::Error> {
+    let mut deleted = 0;
+    for path in unnamed(folder, named)? {
+        let gone = delete(&path, &|| is_unnamed(&path, named))
+            .map_err(|source| chunk::Error::io("delete", &path, source))?;
+        deleted += u64::from(gone);
+    }
+    Ok(deleted)
+}
+
+/// The files that [`sweep_folder`] would delete.
+pub(crate) fn leftovers(
+    folder: &Path,
+    named: &dyn Fn(&str) -> Option<bool>,
+) -> Result<Vec<PathBuf>, chunk::Error> {
+    let mut found = unnamed(folder, named)?;
+    found.retain(|path| {
+        // Under way, or gone by now: none of a crash's.
+        let is_free = File::open(path).is_ok_and(|file| {
+            let is_free = pending::lock(&file).unwrap_or(false);
+            pending::unlock(&file);
+            is_free
+        });
+        is_free && is_unnamed(path, named)
+    });
+    Ok(found)
+}
+
+/// The files for which `named` says `Some(false)`, locked or not.
+fn unnamed(
+    folder: &Path,
+    named: &dyn Fn(&str) -> Option<bool>,
+) -> Result<Vec<PathBuf>, chunk::Error> {
     let failed = |source| chunk::Error::io("sweep", folder, source);
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed(error)),
     };
-    let mut deleted = 0;
+    let mut found = Vec::new();
     for entry in entries {
-        let name = entry.map_err(failed)?.file_name();
-        let Some(name) = name.to_str() else {
-            continue;
-        };
-        let is_named = |name: &str| {
-            if name.starts_with(UNFINISHED_PREFIX) {
-                return Some(false);
-            }
-            named(name)
-        };
+        let path = folder.join(entry.map_err(failed)?.file_name());
         // Asked without the lock only to leave alone what the store has not made.
-        if is_named(name) == Some(false) {
-            let path = folder.join(name);
-            let gone = delete(&path, &|| is_named(name) == Some(false))
-                .map_err(|source| chunk::Error::io("delete", &path, source))?;
-            deleted += u64::from(gone);
+        if is_unnamed(&path, named) {
+            found.push(path);
         }
     }
-    Ok(deleted)
+    Ok(found)
+}
+
+fn is_unnamed(path: &Path, named: &dyn Fn(&str) -> Option<bool>) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with(UNFINISHED_PREFIX) || named(name) == Some(false))
 }
 
 /// Deletes `path` unless somebody holds it, or it is named by the time it is locked.

@@ -49,9 +49,10 @@ impl Store {
         if !self.may_launch(&image)? {
             return Err(Error::NotAuthorized { image: id });
         }
-        match is_disabled(&image) {
-            true => Err(Error::ImageUnavailable { image: id }),
-            false => Ok(image),
+        // Disabled, or found damaged by a check of the store.
+        match image.state.as_deref() == Some(ImageState::Available.as_str()) {
+            true => Ok(image),
+            false => Err(Error::ImageUnavailable { image: id }),
         }
     }
 

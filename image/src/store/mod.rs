@@ -14,6 +14,7 @@
 //!
 //! Deleting snapshots is left out for now.
 
+mod check;
 mod code;
 mod error;
 mod export;
@@ -33,6 +34,7 @@ mod parameter;
 mod prune;
 mod reclaim;
 mod register;
+mod repair;
 mod snapshot;
 mod sweep;
 mod tags;
@@ -59,6 +61,7 @@ pub use crate::catalogue::{
     VolumeRecord, VolumeState,
 };
 pub use crate::time::iso8601;
+pub use check::{CheckReport, Finding};
 pub use error::{Error, ErrorKind};
 pub use image_attributes::ImageChange;
 pub use image_copy::ImageCopy;
@@ -72,6 +75,7 @@ pub use kernel::NewKernel;
 pub use launch::{InstanceLock, Launched, LaunchedVolume, NewInstance, Reservation};
 pub use prune::{Obstacle, PruneRule, Pruned};
 pub use register::ImportRequest;
+pub use sweep::Collected;
 pub use tags::TagToRemove;
 pub use token::ClientToken;
 pub use volume_change::VolumeRefusal;

@@ -8,11 +8,23 @@
 
 use std::cell::Cell;
 use std::io;
+use std::path::PathBuf;
 
 use super::{Error, KernelFileId, Store};
 use crate::catalogue;
 use crate::id::{InstanceId, VolumeId};
 use crate::snapshot::{self, sweep_folder};
+
+/// What was collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Collected {
+    /// Files that crashes had left.
+    pub leftovers: u64,
+    /// What snapshots, volumes and kernels take less on the disk.
+    pub freed_bytes: u64,
+    /// Nobody who wrote or exported snapshots kept it from freeing those that were deleted.
+    pub is_complete: bool,
+}
 
 impl Store {
     /// Deletes what no row names and no process works on; ends, in the catalogue, the instances
@@ -40,6 +52,55 @@ impl Store {
         self.release_snapshots();
         self.catalogue.tidy();
         Ok(())
+    }
+
+    /// Sweeps, and frees the space of deleted snapshots.
+    ///
+    /// # Errors
+    /// As [`Store::sweep`].
+    pub fn collect_garbage(&self) -> Result<Collected, Error> {
+        let before = self.taken_bytes();
+        let leftovers = self.leftovers()?.len() as u64;
+        self.sweep()?;
+        let is_complete = self.reclaim()?;
+        Ok(Collected {
+            leftovers,
+            freed_bytes: before.saturating_sub(self.taken_bytes()),
+            is_complete,
+        })
+    }
+
+    /// The files that no row names and no process works on.
+    pub(super) fn leftovers(&self) -> Result<Vec<PathBuf>, Error> {
+        let doubt = Doubt::default();
+        let mut found = self.snapshots.leftovers(
+            &|id| doubt.named(self.catalogue.has_table(id)),
+            &|segment| doubt.named(self.catalogue.has_segment(segment)),
+        )?;
+        found.extend(
+            self.volumes
+                .leftovers(&|id| doubt.lowest_layer(self.lowest_layer(id)))?,
+        );
+        let kernels = snapshot::leftovers(&self.kernels_folder(), &|name| {
+            let id: KernelFileId = name.parse().ok()?;
+            Some(doubt.named(self.catalogue.has_kernel(&id)))
+        });
+        found.extend(kernels.map_err(snapshot::Error::Files)?);
+        doubt.resolve()?;
+        Ok(found)
+    }
+
+    /// What the content of snapshots and volumes takes on the disk.
+    fn taken_bytes(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        let folders = ["segments", "snapshots", "volumes", "kernels"];
+        let entries = folders
+            .into_iter()
+            .flat_map(|name| std::fs::read_dir(self.home.join(name)))
+            .flatten()
+            .flatten();
+        let files = entries.filter_map(|entry| entry.metadata().ok());
+        files.map(|file| file.blocks() * 512).sum()
     }
 
     fn sweep_folders(&self) -> Result<(), Error> {

@@ -16,7 +16,7 @@ use crate::chunk::pending::{create_locked, lock, sync_folder};
 use crate::chunk::table::Table;
 use crate::chunk::{self, table};
 use crate::id::{SnapshotId, VolumeId};
-use crate::snapshot::sweep_folder;
+use crate::snapshot::{leftovers, sweep_folder};
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io;
@@ -265,6 +265,17 @@ impl VolumeFiles {
     /// [`Error::Files`] where the folder cannot be read or a file not deleted.
     pub fn sweep(&self, lowest_layer: &dyn Fn(&VolumeId) -> Option<u32>) -> Result<u64, Error> {
         Ok(sweep_folder(&self.volumes, &|name| {
+            let (id, layer) = names::parse(name)?;
+            Some(lowest_layer(&id).is_some_and(|lowest| layer >= lowest))
+        })?)
+    }
+
+    /// The files that [`VolumeFiles::sweep`] would delete.
+    pub(crate) fn leftovers(
+        &self,
+        lowest_layer: &dyn Fn(&VolumeId) -> Option<u32>,
+    ) -> Result<Vec<PathBuf>, Error> {
+        Ok(leftovers(&self.volumes, &|name| {
             let (id, layer) = names::parse(name)?;
             Some(lowest_layer(&id).is_some_and(|lowest| layer >= lowest))
         })?)

@@ -21,6 +21,7 @@ mod progress;
 mod run;
 mod run_several;
 mod snapshot;
+mod store;
 mod tag;
 pub mod value;
 mod volume;
@@ -67,6 +68,9 @@ enum Command {
     /// Instances: everything about them; the commands below are short for some of it
     #[command(subcommand)]
     Instance(instances::Command),
+    /// The store itself: check, collect garbage
+    #[command(subcommand)]
+    Store(store::Command),
     /// Launch an instance from an image
     Run(Box<run::Args>),
     /// List instances
@@ -107,6 +111,7 @@ impl Cli {
             Command::Volume(command) => command.run(),
             Command::Parameter(command) => command.run(),
             Command::Snapshot(command) => command.run(),
+            Command::Store(command) => command.run(),
             Command::Instance(command) => command.run(),
             Command::Run(args) => args.run(),
             Command::Ps(args) => args.run(),

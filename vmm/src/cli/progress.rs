@@ -51,6 +51,7 @@ impl Meter {
             Phase::Store => "store",
             Phase::Verify => "verify",
             Phase::Export => "export",
+            Phase::Check => "check",
         };
         let what = format!("{verb} {snapshot}");
         if self

@@ -1,3 +1,4 @@
+mod check;
 mod child;
 mod image_copy;
 mod image_create;
