@@ -61,6 +61,7 @@ fn run_with(
         "echo" => echo(console, firmware, interrupts),
         "button" => button(console, firmware, interrupts),
         "count" => count(console, firmware, interrupts),
+        "write" => write(console, firmware, interrupts),
         "bad-instruction" => {
             arch::bad_instruction();
             Ok(())
@@ -170,6 +171,44 @@ fn count(
         report!(console, "disk{number}.boots={}", stamp.generation);
     }
     button(console, firmware, interrupts)
+}
+
+/// Writes the last sector of the first disk, then that of the second, over and over, each time with a higher
+/// generation, and flushes now and then.
+fn write(
+    console: &mut Console,
+    firmware: &Firmware,
+    interrupts: &Interrupts,
+) -> Result<(), Failure> {
+    const FLUSH_EVERY: u64 = 16;
+    // SAFETY: each mode makes one machine.
+    let machine = unsafe { Machine::new(firmware, interrupts) }?;
+    let mut functions = machine.devices(disk::DEVICE_TYPE);
+    let (Some(first), Some(second)) = (functions.next(), functions.next()) else {
+        return Err(failure!("there are no two disks"));
+    };
+    let mut disks = [
+        Disk::start(0, &machine, first)?,
+        Disk::start(1, &machine, second)?,
+    ];
+    let before = disks[0].last_stamp()?.map_or(0, |stamp| stamp.generation);
+    let mut generation = before;
+    loop {
+        generation += 1;
+        let stamp = Stamp {
+            generation,
+            disk_sectors: 0,
+        };
+        for disk in &mut disks {
+            disk.write(disk.last_sector(), 1, stamp)?;
+            if generation % FLUSH_EVERY == 0 {
+                disk.flush()?;
+            }
+        }
+        if generation == before + FLUSH_EVERY {
+            report!(console, "write=going");
+        }
+    }
 }
 
 /// Waits for the power button.

@@ -13,6 +13,7 @@
 //! | `echo` | sends back what the serial port receives, until a `q` | power-off |
 //! | `button` | waits for the power button | power-off |
 //! | `count` | counts its boots on every disk, then as `button` | power-off |
+//! | `write` | writes to its first two disks in turn, for ever | never |
 //! | `panic` | | a panic |
 //! | `panic-line` | prints Linux's panic lines | never: halts |
 //! | `triple-fault` | | a triple fault; a panic on aarch64, which knows none |
