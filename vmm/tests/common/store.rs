@@ -80,9 +80,15 @@ impl Lab {
     }
 
     /// Runs a command that is killed at the fault point, if it comes there.
-    pub fn killed_at(&self, point: &str, args: &[String]) -> Outcome {
+    pub fn killed_at(&self, point: &str, args: &[&str]) -> Outcome {
         let mut command = self.command(KAMI);
         finish(command.env("KAMI_FAULT", point).args(args).spawn().unwrap())
+    }
+
+    /// Has what crashes left swept.
+    pub fn gc(&self) {
+        let store = kami_image::store::Store::open(&self.path("home")).unwrap();
+        store.sweep().unwrap();
     }
 
     /// How many files of each kind the store has, by folder and ending, and the KiB of its segments.
@@ -94,7 +100,9 @@ impl Lab {
             if metadata.is_dir() || folder.starts_with("instances") {
                 continue;
             }
+            // Volumes have layers, whose numbers say nothing.
             let kind = name.split_once('.').map_or(name, |(_, kind)| kind);
+            let kind = kind.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
             *census.entry(format!("{folder}/*.{kind}")).or_default() += 1;
             if folder == "segments" {
                 *census.entry("KiB of content".to_owned()).or_default() += metadata.blocks() / 2;
