@@ -63,6 +63,7 @@ pub use crate::catalogue::{
 pub use crate::time::iso8601;
 pub use check::{CheckReport, Finding};
 pub use error::{Error, ErrorKind};
+pub use export::ChangedBlock;
 pub use image_attributes::ImageChange;
 pub use image_copy::ImageCopy;
 pub use image_create::ImageOfInstance;

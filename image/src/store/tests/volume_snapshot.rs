@@ -292,6 +292,41 @@ fn volumes_of_an_instance_are_frozen_together() {
     }
 }
 
+#[test]
+fn changed_blocks_are_those_that_differ() {
+    let place = Place::new();
+    let volume = add_volume(&place.store, None);
+    let write = |pages: &[(usize, u8)]| {
+        let mut disk = open(&place.store, &volume);
+        for (page, byte) in pages {
+            write_page(&mut disk, *page, *byte);
+        }
+        disk.sync().unwrap();
+        drop(disk);
+        snapshot(&place.store, volume, None).id
+    };
+    // Pages 0, 128, 256, … begin chunks.
+    let one = write(&[(0, 1), (128, 2), (256, 3)]);
+    let two = write(&[(128, 4), (256, 0), (512, 5), (0, 1)]);
+    let compare = |first, second| {
+        let blocks = place.store.changed_blocks(first, second).unwrap();
+        let known = |it: &ChangedBlock| (it.index, it.first.is_some(), it.second.is_some());
+        blocks.iter().map(known).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        compare(&one, &two),
+        [(1, true, true), (2, true, false), (4, false, true)]
+    );
+    assert_eq!(
+        compare(&two, &one),
+        [(1, true, true), (2, false, true), (4, true, false)]
+    );
+    assert_eq!(compare(&one, &one), []);
+    let unknown = SnapshotId::generate();
+    let error = place.store.changed_blocks(&one, &unknown).unwrap_err();
+    assert!(matches!(error, Error::SnapshotNotFound { .. }), "{error}");
+}
+
 /// The table of the base is what a running volume reads by until it is told of the snapshot.
 #[test]
 fn a_running_volume_that_was_not_told_keeps_what_it_reads() {
