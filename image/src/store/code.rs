@@ -3,6 +3,7 @@
 //! Amazon EC2 API Reference, "Error codes". Failures of the host and rules of this software's own have none.
 
 use super::{Error, KernelKind, VolumeRefusal};
+use crate::id::{ImageId, SnapshotId, VolumeId};
 use crate::{manifest, mapping};
 
 impl Error {
@@ -12,7 +13,12 @@ impl Error {
             Self::Mapping(error) => error.code(),
             Self::Invalid(error) => return error.code(),
             Self::ImageNotFound { .. } => "InvalidAMIID.NotFound",
-            Self::ImageIdMalformed { .. } => "InvalidAMIID.Malformed",
+            Self::IdMalformed { prefix, .. } => match *prefix {
+                ImageId::PREFIX => "InvalidAMIID.Malformed",
+                SnapshotId::PREFIX => "InvalidSnapshotID.Malformed",
+                VolumeId::PREFIX => "InvalidVolumeID.Malformed",
+                _ => "InvalidInstanceID.Malformed",
+            },
             Self::ImageUnavailable { .. } => "InvalidAMIID.Unavailable",
             Self::NotAuthorized { .. } => "AuthFailure",
             Self::ImageProtected { .. } => "OperationNotPermitted",
@@ -99,7 +105,6 @@ impl VolumeRefusal {
             Self::NotAttached { .. } => "IncorrectState",
             Self::NotAttachedTo { .. } => "InvalidAttachment.NotFound",
             Self::DeviceInUse { .. } | Self::Shrinks { .. } => "InvalidParameterValue",
-            Self::NotStopped { .. } => "IncorrectInstanceState",
         }
     }
 }

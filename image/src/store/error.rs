@@ -44,8 +44,12 @@ pub enum Error {
 
     #[error("The image id '[{reference}]' does not exist")]
     ImageNotFound { reference: String },
-    #[error("Invalid id: {text:?} (expecting \"ami-...\")")]
-    ImageIdMalformed { text: String },
+    #[error("Invalid id: {text:?} (expecting \"{prefix}...\")")]
+    IdMalformed {
+        text: String,
+        /// What such ids begin with.
+        prefix: &'static str,
+    },
     #[error("The image id '[{image}]' is no longer available")]
     ImageUnavailable { image: ImageId },
     #[error("The instance '{instance}' {why} and cannot be made an image of")]
@@ -193,10 +197,11 @@ impl Error {
             | Self::Snapshot(snapshot::Error::Source(_))
             | Self::SnapshotUnnamed { .. }
             | Self::SnapshotTwice { .. }
-            | Self::ImageIdMalformed { .. }
+            | Self::IdMalformed { .. }
             | Self::ParameterName { .. }
             | Self::CreatedMapping { .. }
             | Self::Tag(_)
+            | Self::Refused(VolumeRefusal::Shrinks { .. } | VolumeRefusal::DeviceInUse { .. })
             | Self::ClientToken { .. }
             | Self::Name { .. } => ErrorKind::Input,
             _ => ErrorKind::Other,

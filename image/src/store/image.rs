@@ -27,7 +27,7 @@ impl Store {
     /// caller sees it.
     ///
     /// # Errors
-    /// [`Error::ImageNotFound`], [`Error::ImageIdMalformed`], [`Error::Ambiguous`],
+    /// [`Error::ImageNotFound`], [`Error::IdMalformed`], [`Error::Ambiguous`],
     /// [`Error::Catalogue`]
     pub fn image(&self, reference: &str) -> Result<Image, Error> {
         let image = self.find_image(reference)?;
@@ -120,14 +120,7 @@ impl Store {
         if let Some(image) = self.named_image(reference)? {
             return Ok(image);
         }
-        let Some(prefix) = id_prefix(reference, ImageId::PREFIX) else {
-            return Err(match reference.starts_with(ImageId::PREFIX) {
-                true => Error::ImageIdMalformed {
-                    text: reference.to_owned(),
-                },
-                false => not_found(),
-            });
-        };
+        let prefix = id_prefix(reference, ImageId::PREFIX, not_found)?;
         match *self.catalogue.image_ids_from(&prefix)? {
             [] => Err(not_found()),
             [id] => self.catalogue.image(&id)?.ok_or_else(not_found),

@@ -124,7 +124,7 @@ impl Store {
         } else if let Some(named) = self.catalogue.instance_named(reference)? {
             Some(named)
         } else {
-            let prefix = id_prefix(reference, InstanceId::PREFIX).ok_or_else(not_found)?;
+            let prefix = id_prefix(reference, InstanceId::PREFIX, not_found)?;
             match *self.catalogue.instance_ids_from(&prefix)? {
                 [] => None,
                 [id] => self.catalogue.instance(&id)?,

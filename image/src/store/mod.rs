@@ -222,11 +222,26 @@ fn create_private(path: &Path) -> std::io::Result<()> {
         .create(path)
 }
 
-/// The beginning of an id that `reference` could be, with the kind's prefix.
-fn id_prefix(reference: &str, prefix: &str) -> Option<String> {
-    let digits = reference.strip_prefix(prefix).unwrap_or(reference);
+/// The beginning of an id that `reference` could be, with the kind's prefix. What has the prefix without being
+/// one is malformed; anything else is `not_found`.
+fn id_prefix(
+    reference: &str,
+    prefix: &'static str,
+    not_found: impl FnOnce() -> Error,
+) -> Result<String, Error> {
+    let digits = reference.strip_prefix(prefix);
     let lower_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-    (!digits.is_empty() && digits.bytes().all(lower_hex)).then(|| format!("{prefix}{digits}"))
+    let of_id = |digits: &str| !digits.is_empty() && digits.bytes().all(lower_hex);
+    match digits {
+        _ if of_id(digits.unwrap_or(reference)) => {
+            Ok(format!("{prefix}{}", digits.unwrap_or(reference)))
+        }
+        Some(_) => Err(Error::IdMalformed {
+            text: reference.to_owned(),
+            prefix,
+        }),
+        None => Err(not_found()),
+    }
 }
 
 fn ambiguous(what: &'static str, reference: &str) -> Error {

@@ -26,7 +26,7 @@ impl Store {
         let id = match reference.parse() {
             Ok(id) => id,
             Err(_) => {
-                let prefix = id_prefix(reference, SnapshotId::PREFIX).ok_or_else(not_found)?;
+                let prefix = id_prefix(reference, SnapshotId::PREFIX, not_found)?;
                 match *self.catalogue.snapshot_ids_from(&prefix)? {
                     [] => return Err(not_found()),
                     [id] => id,

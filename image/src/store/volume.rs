@@ -23,7 +23,7 @@ impl Store {
         let id = match reference.parse() {
             Ok(id) => id,
             Err(_) => {
-                let prefix = id_prefix(reference, VolumeId::PREFIX).ok_or_else(not_found)?;
+                let prefix = id_prefix(reference, VolumeId::PREFIX, not_found)?;
                 match *self.catalogue.volume_ids_from(&prefix)? {
                     [] => return Err(not_found()),
                     [id] => id,

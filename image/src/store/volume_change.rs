@@ -43,11 +43,6 @@ pub enum VolumeRefusal {
         /// In GiB.
         to: u64,
     },
-    #[error("The instance '{instance}' is not in the 'stopped' state.")]
-    NotStopped {
-        instance: InstanceId,
-        state: InstanceState,
-    },
 }
 
 impl VolumeRefusal {
@@ -58,9 +53,6 @@ impl VolumeRefusal {
                 Some(format!(
                     "kami volume detach {volume} takes it from {instance}"
                 ))
-            }
-            Self::NotStopped { instance, state } if state.is_live() => {
-                Some(format!("kami stop {instance} stops it"))
             }
             _ => None,
         }
@@ -138,7 +130,7 @@ impl Store {
     /// name makes it the root. It is not deleted when the instance is terminated.
     ///
     /// # Errors
-    /// [`Error::Refused`] where the volume or the device is in use, or the instance is not stopped;
+    /// [`Error::Refused`] where the volume or the device is in use; [`Error::InstanceNotStopped`];
     /// [`Error::Mapping`] for a bad device name; [`Error::VolumeNotFound`],
     /// [`Error::InstanceNotFound`], [`Error::Catalogue`].
     pub fn attach_volume(
@@ -202,7 +194,7 @@ impl Store {
     /// them or none.
     ///
     /// # Errors
-    /// [`Error::Refused`] where one is not attached (there), or its instance is not stopped;
+    /// [`Error::Refused`] where one is not attached (there); [`Error::InstanceNotStopped`];
     /// [`Error::VolumeNotFound`], [`Error::Catalogue`].
     pub fn detach_volumes(
         &self,
@@ -230,7 +222,7 @@ impl Store {
     /// performance that belonged to another type goes with that. Returns the volume as it is then.
     ///
     /// # Errors
-    /// [`Error::Refused`] where it would shrink or its instance is not stopped; [`Error::Mapping`] for
+    /// [`Error::Refused`] where it would shrink; [`Error::InstanceNotStopped`]; [`Error::Mapping`] for
     /// values that the type does not allow; [`Error::VolumeNotFound`], [`Error::Catalogue`].
     pub fn modify_volume(&self, id: &VolumeId, change: &Ebs) -> Result<VolumeRecord, Error> {
         let transaction = self.durable()?;
@@ -292,19 +284,16 @@ impl Store {
             reference: id.to_string(),
         };
         let instance = self.catalogue.instance(id)?.ok_or_else(not_found)?;
-        let not_stopped = || VolumeRefusal::NotStopped {
-            instance: *id,
-            state: instance.state,
-        };
+        let not_stopped = Error::InstanceNotStopped { instance: *id };
         let lock = match self.lock_ended(id) {
             Ok(lock) => lock,
-            Err(Error::InstanceRuns { .. }) => return Err(not_stopped().into()),
+            Err(Error::InstanceRuns { .. }) => return Err(not_stopped),
             Err(error) => return Err(error),
         };
-        // Whatever else the row says, the process that it was true of has been killed.
-        match instance.state {
-            InstanceState::ShuttingDown | InstanceState::Terminated => Err(not_stopped().into()),
-            _ => Ok((instance, lock)),
+        // Without a process, whatever the row says.
+        match instance.settled_state() {
+            InstanceState::Stopped => Ok((instance, lock)),
+            _ => Err(not_stopped),
         }
     }
 }

@@ -58,7 +58,7 @@ fn instances_are_found_by_id_name_and_unique_beginning() {
         .position(|(a, b)| a != b)
         .unwrap();
     assert_eq!(find(&id[..=differ]).unwrap(), one.instance.id);
-    assert!(matches!(find("i-"), Err(Error::InstanceNotFound { .. })));
+    assert!(matches!(find("i-"), Err(Error::IdMalformed { .. })));
     let error = find("nobody").unwrap_err();
     assert_eq!(error.to_string(), "The instance ID 'nobody' does not exist");
     assert_eq!(error.kind(), ErrorKind::NotFound);

@@ -260,6 +260,25 @@ fn an_ephemeral_disk_is_no_volume_to_others() {
     assert_eq!(place.store.volumes().unwrap().len(), 2);
 }
 
+#[test]
+fn what_looks_like_an_id_and_is_none_is_malformed() {
+    let place = Place::new();
+    let message = |text: &str, prefix| format!("Invalid id: {text:?} (expecting \"{prefix}...\")");
+    let (code, said_of) = said(place.store.volume("vol-XYZ"));
+    assert_eq!(code, "InvalidVolumeID.Malformed");
+    assert_eq!(said_of, message("vol-XYZ", "vol-"));
+    assert_eq!(
+        said(place.store.snapshot("snap-")).0,
+        "InvalidSnapshotID.Malformed"
+    );
+    assert_eq!(
+        said(place.store.instance("i-0g")).0,
+        "InvalidInstanceID.Malformed"
+    );
+    assert_eq!(said(place.store.image("ami-é")).0, "InvalidAMIID.Malformed");
+    assert_eq!(said(place.store.volume("data")).0, "InvalidVolume.NotFound");
+}
+
 /// The account only says who owns what is made.
 #[test]
 fn a_volume_is_its_makers() {
