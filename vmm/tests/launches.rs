@@ -17,8 +17,8 @@ impl Lab {
     fn reported(&self, id: &str, key: &str) -> String {
         let log = self.done(&["logs", id]);
         let line = format!("kami-test: {key}=");
-        let said = log.lines().filter_map(|l| l.strip_prefix(&line));
-        said.last().unwrap_or_default().to_owned()
+        let mut said = log.lines().filter_map(|l| l.strip_prefix(&line));
+        said.next_back().unwrap_or_default().to_owned()
     }
 
     /// Runs the self-test and returns the new instance's id.
@@ -53,6 +53,25 @@ fn several_instances_are_one_launch() {
         assert_eq!(instance["AmiLaunchIndex"], index);
         assert_eq!(instance["Tags"], json!([{ "Key": "role", "Value": "web" }]));
     }
+    let listed = |filters: &[&str]| {
+        let shown = lab.json(&[&["instance", "ls", "--filter"], filters].concat());
+        let reservations = shown["Reservations"].as_array().unwrap();
+        let instances = reservations
+            .iter()
+            .map(|it| it["Instances"].as_array().unwrap().len());
+        instances.sum::<usize>()
+    };
+    let reservation = format!(
+        "Name=reservation-id,Values={}",
+        reservations[0]["ReservationId"].as_str().unwrap()
+    );
+    assert_eq!(listed(&["Name=launch-index,Values=0,2", &reservation]), 2);
+    lab.done(&["instance", "untag", ids[1], "role"]);
+    lab.done(&["instance", "tag", ids[1], "role=db"]);
+    assert_eq!(listed(&["Name=tag:role,Values=w*"]), 2);
+    lab.done(&["stop", "--time", "0", ids[2]]);
+    assert_eq!(listed(&["Name=instance-state-name,Values=stopped"]), 1);
+    assert_eq!(lab.done(&["ps", "--max-results", "1"]).lines().count(), 2);
     lab.done(&[&["rm", "-f"][..], &ids].concat());
 }
 

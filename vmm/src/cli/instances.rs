@@ -2,15 +2,19 @@
 
 use std::time::SystemTime;
 
+use kami_image::filter::{self, Noun};
 use kami_image::store::{Instance, InstanceState, Store, iso8601};
+use serde_json::{Value, json};
 
-use super::instances_describe::reservations;
+use super::filter::{ListArgs, tell_token};
+use super::instances_describe::{describe, reservation, reservations};
 use super::instances_modify::ModifyArgs;
 use super::instances_verbs::{
     LogsArgs, RebootArgs, RmArgs, StartArgs, StopArgs, TerminateArgs, all,
 };
 use super::output::{Format, OutputArgs, print, print_json, table};
 use super::run;
+use super::tag::{TagArgs, UntagArgs};
 use super::value::{show_size, show_span};
 use super::{Error, open_store};
 use crate::exit::Exit;
@@ -33,6 +37,10 @@ pub enum Command {
     Terminate(TerminateArgs),
     /// Change an instance: most of it while it is stopped
     Modify(ModifyArgs),
+    /// Give an instance tags
+    Tag(TagArgs),
+    /// Take tags from an instance
+    Untag(UntagArgs),
     /// Print what an instance wrote to its console
     Logs(LogsArgs),
     /// Terminate instances that have ended, and list them no more
@@ -50,10 +58,22 @@ impl Command {
             Self::Reboot(args) => args.run(),
             Self::Terminate(args) => args.run(),
             Self::Modify(args) => args.run(),
+            Self::Tag(args) => {
+                let store = open_store()?;
+                args.run(&store, |reference| id(&store, reference))
+            }
+            Self::Untag(args) => {
+                let store = open_store()?;
+                args.run(&store, |reference| id(&store, reference))
+            }
             Self::Logs(args) => args.run(),
             Self::Rm(args) => args.run(),
         }
     }
+}
+
+fn id(store: &Store, reference: &str) -> Result<String, Error> {
+    Ok(store.instance(reference)?.id.to_string())
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,7 +83,7 @@ pub struct PsArgs {
     all: bool,
 
     #[command(flatten)]
-    output: OutputArgs,
+    list: ListArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,30 +98,49 @@ pub struct ShowArgs {
 
 impl PsArgs {
     pub fn run(self) -> Result<Exit, Error> {
+        let filters = self.list.filters(Noun::Instance)?;
         let store = open_store()?;
         let mut instances = store.instances()?;
-        instances.retain(|instance| self.all || instance.state.is_live());
-        match self.output.format {
-            Format::Json => print_json(&reservations(&store, &instances)?)?,
-            Format::Table => {
-                let now = SystemTime::now();
-                let rows: Vec<_> = instances
-                    .iter()
-                    .map(|instance| row(instance, now))
-                    .collect();
-                print(&table(
-                    [
-                        "INSTANCE ID",
-                        "NAME",
-                        "IMAGE",
-                        "STATE",
-                        "LAUNCHED",
-                        "REASON",
-                    ],
-                    &rows,
-                ))?;
+        let by_state = ["instance-state-name", "instance-state-code"];
+        if !self.all && !by_state.iter().any(|name| filters.has(name)) {
+            instances.retain(|instance| instance.state.is_live());
+        }
+        let is_json = self.list.output.format == Format::Json;
+        let mut shown = Vec::with_capacity(instances.len());
+        for instance in instances {
+            let value = match is_json || !filters.is_empty() {
+                true => describe(&store, &instance)?,
+                false => Value::Null,
+            };
+            if filters.matches_within(&value, &reservation(&instance)) {
+                shown.push((instance, value));
             }
         }
+        // In the order of the listing.
+        let key = |(instance, _): &(Instance, Value)| {
+            format!("{} {}", iso8601(instance.launch_time), instance.id)
+        };
+        let (page, token) = filter::cut(shown, &self.list.page(), key);
+        if is_json {
+            let mut listing = reservations(page);
+            if let Some(token) = token {
+                listing["NextToken"] = json!(token.to_string());
+            }
+            print_json(&listing)?;
+            return Ok(Exit::Done);
+        }
+        let now = SystemTime::now();
+        let rows: Vec<_> = page.iter().map(|(it, _)| row(it, now)).collect();
+        let header = [
+            "INSTANCE ID",
+            "NAME",
+            "IMAGE",
+            "STATE",
+            "LAUNCHED",
+            "REASON",
+        ];
+        print(&table(header, &rows))?;
+        tell_token(token.as_ref());
         Ok(Exit::Done)
     }
 }
@@ -134,7 +173,14 @@ impl ShowArgs {
         let store = open_store()?;
         let instances = all(&store, &self.ids)?;
         match self.output.format {
-            Format::Json => print_json(&reservations(&store, &instances)?)?,
+            Format::Json => {
+                let mut shown = Vec::with_capacity(instances.len());
+                for instance in instances {
+                    let value = describe(&store, &instance)?;
+                    shown.push((instance, value));
+                }
+                print_json(&reservations(shown))?;
+            }
             Format::Table => {
                 let shown: Result<Vec<_>, _> =
                     instances.iter().map(|it| page(&store, it)).collect();

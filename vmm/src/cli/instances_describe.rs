@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use super::Error;
 use crate::architecture;
 
-/// The instances in the reservations that they were launched in, in the order of the first of each.
-pub fn reservations(store: &Store, instances: &[Instance]) -> Result<Value, Error> {
-    let mut reservations: Vec<(&Instance, Vec<Value>)> = Vec::new();
-    for instance in instances {
-        let shown = describe(store, instance)?;
+/// The instances, each with its description, in the reservations that they were launched in, in the order of
+/// the first of each.
+pub fn reservations(instances: Vec<(Instance, Value)>) -> Value {
+    let mut reservations: Vec<(Instance, Vec<Value>)> = Vec::new();
+    for (instance, shown) in instances {
         let same = reservations
             .iter_mut()
             .find(|(first, _)| first.reservation == instance.reservation);
@@ -21,18 +21,21 @@ pub fn reservations(store: &Store, instances: &[Instance]) -> Result<Value, Erro
             None => reservations.push((instance, vec![shown])),
         }
     }
-    let shown: Vec<_> = reservations
-        .into_iter()
-        .map(|(first, instances)| {
-            json!({
-                "ReservationId": first.reservation,
-                "OwnerId": first.owner,
-                "Groups": [],
-                "Instances": instances,
-            })
-        })
-        .collect();
-    Ok(json!({ "Reservations": shown }))
+    let shown = reservations.into_iter().map(|(first, instances)| {
+        let mut shown = reservation(&first);
+        shown["Instances"] = json!(instances);
+        shown
+    });
+    json!({ "Reservations": shown.collect::<Vec<_>>() })
+}
+
+/// The reservation of an instance, without the instances.
+pub fn reservation(instance: &Instance) -> Value {
+    json!({
+        "ReservationId": instance.reservation,
+        "OwnerId": instance.owner,
+        "Groups": [],
+    })
 }
 
 /// One instance.
