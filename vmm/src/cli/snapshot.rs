@@ -4,13 +4,16 @@ use std::path::PathBuf;
 
 use kami_image::chunk::{CHUNK_BYTES, Digest};
 use kami_image::export;
+use kami_image::filter::{Noun, cut};
 use kami_image::id::SnapshotId;
 use kami_image::manifest::{GIB, Tag};
 use kami_image::store::{Live, SnapshotRecord, Store, VolumeSnapshot, iso8601};
 use serde_json::{Value, json};
 
+use super::filter::{ListArgs, tell_token};
 use super::output::{Format, OutputArgs, print, print_json, table};
 use super::progress::Meter;
+use super::tag::{TagArgs, UntagArgs};
 use super::value::show_size;
 use super::{Error, open_store};
 use crate::exit::Exit;
@@ -24,7 +27,7 @@ pub enum Command {
     /// Make a snapshot of a volume; it costs what has changed since the volume's last one
     Create(CreateArgs),
     /// List snapshots
-    Ls(OutputArgs),
+    Ls(ListArgs),
     /// Show all of a snapshot
     Show(ShowArgs),
     /// Write the disk of a snapshot to a file, raw or qcow2
@@ -33,6 +36,10 @@ pub enum Command {
     Changes(ChangesArgs),
     /// Delete snapshots that no image uses, in any order
     Delete(DeleteArgs),
+    /// Give a snapshot tags
+    Tag(TagArgs),
+    /// Take tags from a snapshot
+    Untag(UntagArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -108,11 +115,13 @@ impl Command {
     pub fn run(self) -> Result<Exit, Error> {
         match self {
             Self::Create(args) => create(args),
-            Self::Ls(args) => list(args),
+            Self::Ls(args) => list(&args),
             Self::Show(args) => show(&args),
             Self::Export(args) => export(&args),
             Self::Changes(args) => changes(&args),
             Self::Delete(args) => delete(&args),
+            Self::Tag(args) => with_store(|store| args.run(store, |it| id_of(store, it))),
+            Self::Untag(args) => with_store(|store| args.run(store, |it| id_of(store, it))),
         }
     }
 }
@@ -198,14 +207,36 @@ fn changes(args: &ChangesArgs) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-fn list(output: OutputArgs) -> Result<Exit, Error> {
+fn with_store(run: impl FnOnce(&Store) -> Result<Exit, Error>) -> Result<Exit, Error> {
+    run(&open_store()?)
+}
+
+fn id_of(store: &Store, reference: &str) -> Result<String, Error> {
+    Ok(store.snapshot(reference)?.id.to_string())
+}
+
+fn list(args: &ListArgs) -> Result<Exit, Error> {
     let store = open_store()?;
-    let snapshots = store.snapshots()?;
-    match output.format {
+    let filters = args.filters(Noun::Snapshot)?;
+    let mut snapshots = store.snapshots()?;
+    if !filters.is_empty() {
+        let mut tags = store.tags_of_all(SnapshotId::PREFIX)?;
+        snapshots.retain(|snapshot| {
+            let tags = tags.remove(&snapshot.id.to_string());
+            filters.matches(&describe(snapshot, &tags.unwrap_or_default()))
+        });
+    }
+    // Oldest first, as the store has them.
+    let key = |snapshot: &SnapshotRecord| format!("{} {}", iso8601(snapshot.started), snapshot.id);
+    let (snapshots, token) = cut(snapshots, &args.page(), key);
+    match args.output.format {
         Format::Json => {
-            let shown = snapshots.iter().map(|snapshot| describe(&store, snapshot));
-            let shown = shown.collect::<Result<Vec<_>, _>>()?;
-            print_json(&json!({ "Snapshots": shown }))?;
+            let shown = snapshots.iter().map(|it| described(&store, it));
+            let mut listing = json!({ "Snapshots": shown.collect::<Result<Vec<_>, _>>()? });
+            if let Some(token) = token {
+                listing["NextToken"] = json!(token.to_string());
+            }
+            print_json(&listing)?;
         }
         Format::Table => {
             let rows: Vec<_> = snapshots.iter().map(row).collect();
@@ -221,6 +252,7 @@ fn list(output: OutputArgs) -> Result<Exit, Error> {
                 ],
                 &rows,
             ))?;
+            tell_token(token.as_ref());
         }
     }
     Ok(Exit::Done)
@@ -248,11 +280,10 @@ fn state(snapshot: &SnapshotRecord) -> &'static str {
 }
 
 /// A snapshot as EC2's describe-snapshots shows one.
-pub fn describe(store: &Store, snapshot: &SnapshotRecord) -> Result<Value, Error> {
-    let id = snapshot.id.to_string();
+pub fn describe(snapshot: &SnapshotRecord, tags: &[Tag]) -> Value {
     let volume = snapshot.volume.map(|id| id.to_string());
     let mut shown = json!({
-        "SnapshotId": id,
+        "SnapshotId": snapshot.id,
         "VolumeId": volume.as_deref().unwrap_or(NO_VOLUME),
         "State": state(snapshot),
         "StartTime": iso8601(snapshot.started),
@@ -263,7 +294,7 @@ pub fn describe(store: &Store, snapshot: &SnapshotRecord) -> Result<Value, Error
         "FullSnapshotSizeInBytes": snapshot.full_bytes,
         "Encrypted": false,
         "StorageTier": "standard",
-        "Tags": store.tags(&id)?,
+        "Tags": tags,
     });
     if let Some(completed) = snapshot.completed {
         shown["CompletionTime"] = json!(iso8601(completed));
@@ -271,14 +302,18 @@ pub fn describe(store: &Store, snapshot: &SnapshotRecord) -> Result<Value, Error
     if snapshot.damaged {
         shown["StateMessage"] = json!("content of the snapshot is lost");
     }
-    Ok(shown)
+    shown
+}
+
+fn described(store: &Store, snapshot: &SnapshotRecord) -> Result<Value, Error> {
+    Ok(describe(snapshot, &store.tags(&snapshot.id.to_string())?))
 }
 
 /// JSON whatever the output, as of an image.
 fn show(args: &ShowArgs) -> Result<Exit, Error> {
     let store = open_store()?;
     let snapshot = store.snapshot(&args.snapshot)?;
-    print_json(&json!({ "Snapshots": [describe(&store, &snapshot)?] }))?;
+    print_json(&json!({ "Snapshots": [described(&store, &snapshot)?] }))?;
     Ok(Exit::Done)
 }
 
