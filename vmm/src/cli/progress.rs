@@ -85,6 +85,10 @@ impl Meter {
     pub fn finish(&mut self) {
         if let Some(current) = self.current.take() {
             current.bar.finish_and_clear();
+            // A snapshot in which nothing has changed has nothing to tell.
+            if current.total_bytes == 0 {
+                return;
+            }
             let line = summary(
                 &current.what,
                 current.total_bytes,
