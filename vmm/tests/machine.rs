@@ -49,6 +49,7 @@ fn devices(cpus: u32) -> Devices {
             serial,
             queues: u16::try_from(cpus).unwrap(),
             read_only: false,
+            limits: None,
         };
         let volume = Volume::plain(file, DISK_BYTES);
         devices.push(Box::new(BlockDevice::new(volume, block)));

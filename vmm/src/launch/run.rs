@@ -1,13 +1,15 @@
 //! The steps of a launch after its plan: materialise, assemble, run.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use kami_devices::virtio::block::outside::DiskHandle;
-use kami_devices::virtio::block::{BlockConfig, BlockDevice};
+use kami_devices::virtio::block::{BlockConfig, BlockDevice, Limits};
 use kami_devices::virtio::device::VirtioDevice;
 use kami_devices::virtio::rng::Rng;
 use kami_image::id::{InstanceId, VolumeId};
+use kami_image::mapping::{Disk, DiskKind};
 use kami_image::store::{
     self, GuestEnd, InstanceLock, Launched, LaunchedVolume, NewInstance, Store,
 };
@@ -307,6 +309,7 @@ fn devices(volumes: Vec<LaunchedVolume>, cpus: u32) -> Devices {
             serial: made.id.serial(),
             queues,
             read_only: false,
+            limits: limits(&made.disk),
         };
         let disk = BlockDevice::new(made.volume, config);
         disks.push((made.id, disk.handle()));
@@ -314,4 +317,19 @@ fn devices(volumes: Vec<LaunchedVolume>, cpus: u32) -> Devices {
     }
     devices.push(Box::new(Rng::new()));
     (devices, disks)
+}
+
+/// How fast a disk may be: as fast as the host, unless its mapping or its row says otherwise.
+fn limits(disk: &Disk) -> Option<Limits> {
+    let DiskKind::Volume {
+        iops, throughput, ..
+    } = disk.kind
+    else {
+        return None;
+    };
+    let limits = Limits {
+        iops: iops.and_then(NonZeroU32::new),
+        throughput: throughput.and_then(NonZeroU32::new),
+    };
+    (limits != Limits::default()).then_some(limits)
 }

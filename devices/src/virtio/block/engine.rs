@@ -25,10 +25,11 @@ use super::config;
 use super::disk::Disk;
 use super::flush::{Ended, Flushes};
 use super::outside::Outlet;
-use super::request::{self, Limits, Reject, Request, Status};
+use super::request::{self, Bounds, Reject, Request, Status};
 use super::ring::{Completion, Operation, Ring};
 use super::task::{Progress, Task};
 use super::tasks::Tasks;
+use super::throttle::Throttle;
 use super::token::{Target, Token};
 use crate::virtio::device::{ActiveQueue, NeedsReset};
 use crate::virtio::notification;
@@ -64,10 +65,11 @@ pub(super) struct Engine<R: Ring> {
     busy: Vec<u32>,
     flushes: Flushes,
     sources: Vec<Option<Source>>,
-    limits: Limits,
+    bounds: Bounds,
     events: Events,
     outlet: Outlet,
     hold: Option<Hold>,
+    throttle: Option<Throttle>,
     /// A queue made no sense, or the ring failed. Nothing more is taken or given back.
     broken: bool,
     completions: Vec<Completion>,
@@ -99,9 +101,10 @@ impl<R: Ring> Engine<R> {
     pub fn new(
         ring: R,
         disk: Disk,
-        limits: Limits,
+        bounds: Bounds,
         queues: Vec<Option<ActiveQueue>>,
         (events, outlet): (Events, Outlet),
+        throttle: Option<Throttle>,
     ) -> Self {
         let source = |active| Source {
             active,
@@ -118,15 +121,17 @@ impl<R: Ring> Engine<R> {
             busy: Vec::new(),
             flushes: Flushes::default(),
             sources,
-            limits,
+            bounds,
             events,
             outlet,
             hold: None,
+            throttle,
             broken: false,
             completions: Vec::new(),
         };
         engine.watch(Token::new(Target::Stop, 0));
         engine.watch(Token::new(Target::Command, 0));
+        engine.watch(Token::new(Target::Timer, 0));
         for index in 0..engine.sources.len() {
             engine.watch(Token::new(Target::Doorbell, index));
         }
@@ -152,7 +157,7 @@ impl<R: Ring> Engine<R> {
     /// Waits for something to happen, unless there is something to do, and does all there is.
     fn turn(&mut self) -> Result<(), Error> {
         let has_work = self.sources.iter().flatten().any(Source::has_work);
-        let block = self.broken || self.disk.holding || !has_work;
+        let block = self.broken || self.disk.holding || self.is_throttled() || !has_work;
         self.wait(block).map_err(Error::Ring)?;
         self.dispatch()?;
         for index in 0..self.sources.len() {
@@ -198,10 +203,10 @@ impl<R: Ring> Engine<R> {
                 let ended = unsafe { self.flushes.landed(token.index, result, disk, ring) };
                 self.flushed(ended)
             }
-            Target::Doorbell | Target::Stop | Target::Command if result < 0 => {
+            event if result < 0 && event.is_event() => {
                 Err(Error::Watch(io::Error::from_raw_os_error(-result)))
             }
-            Target::Doorbell | Target::Stop | Target::Command => {
+            Target::Doorbell | Target::Stop | Target::Command | Target::Timer => {
                 if let Some(Some(source)) = self.sources.get_mut(token.index)
                     && token.target == Target::Doorbell
                 {
@@ -220,14 +225,18 @@ impl<R: Ring> Engine<R> {
     }
 
     fn watch(&mut self, token: Token) {
-        let event = match (token.target, self.sources.get(token.index)) {
+        let event: &dyn AsRawFd = match (token.target, self.sources.get(token.index)) {
             (Target::Doorbell, Some(Some(source))) => &source.active.doorbell,
             (Target::Stop, _) => &self.events.stop,
             (Target::Command, _) => &self.outlet.wake,
+            (Target::Timer, _) => match &self.throttle {
+                Some(throttle) => throttle.timer(),
+                None => return,
+            },
             _ => return,
         };
         let event = event.as_raw_fd();
-        // SAFETY: names no memory, and `sources`, `events` and `outlet` keep the events open.
+        // SAFETY: names no memory, and `sources`, `events`, `outlet` and `throttle` keep the events open.
         unsafe { self.ring.push(token.pack(), Operation::Watch { event }) };
     }
 
@@ -241,6 +250,7 @@ impl<R: Ring> Engine<R> {
             && !self.broken
             && !self.disk.stopping
             && !self.disk.holding
+            && !self.throttle.as_ref().is_some_and(Throttle::is_waiting)
         {
             budget -= 1;
             let memory = &self.disk.memory;
@@ -249,7 +259,7 @@ impl<R: Ring> Engine<R> {
             match queue.iter(memory).map_err(broken)?.next() {
                 Some(chain) => {
                     let head = chain.head_index();
-                    let parsed = request::parse(chain, memory, self.limits);
+                    let parsed = request::parse(chain, memory, self.bounds);
                     source.in_flight += 1;
                     self.admit(index, head, parsed)?;
                 }
@@ -271,7 +281,10 @@ impl<R: Ring> Engine<R> {
             Ok(request) => {
                 let make = |slot| Task::new(queue, head, request, slot);
                 let slot = self.tasks.insert(make);
-                return self.start(slot);
+                return match self.passes(slot) {
+                    true => self.start(slot),
+                    false => Ok(()),
+                };
             }
             Err(Reject::Status { address, status }) => (Some((address, status)), 1),
             Err(Reject::Unusable) => {
@@ -313,8 +326,25 @@ impl<R: Ring> Engine<R> {
         result
     }
 
-    /// Starts what waited for a write to end, and the next flush.
+    /// Whether the request in `slot` is within the limits; else it waits.
+    fn passes(&mut self, slot: u32) -> bool {
+        match (&mut self.throttle, self.tasks.get_mut(slot)) {
+            (Some(throttle), Some(task)) => throttle.admit(slot, &task.request),
+            _ => true,
+        }
+    }
+
+    fn is_throttled(&self) -> bool {
+        self.throttle.as_ref().is_some_and(Throttle::is_waiting)
+    }
+
+    /// Starts what waited for a limit or for a write to end, and the next flush.
     fn settle(&mut self) -> Result<(), Error> {
+        if !self.disk.holding
+            && let Some(slot) = self.throttle.as_mut().and_then(Throttle::release)
+        {
+            self.start(slot)?;
+        }
         while !self.disk.holding && std::mem::take(&mut self.disk.write_ended) {
             for slot in std::mem::take(&mut self.busy) {
                 self.start(slot)?;
@@ -402,7 +432,9 @@ impl<R: Ring> Engine<R> {
     fn drain(&mut self) -> io::Result<()> {
         self.disk.stopping = true;
         self.disk.holding = false;
-        for slot in self.busy.drain(..).chain(self.flushes.withdraw()) {
+        let throttled = self.throttle.as_mut().and_then(Throttle::withdraw);
+        let waiting = self.busy.drain(..).chain(self.flushes.withdraw());
+        for slot in waiting.chain(throttled) {
             self.tasks.remove(slot);
         }
         while !self.tasks.is_empty() || !self.flushes.is_idle() {

@@ -16,6 +16,7 @@ mod ring;
 mod steps;
 mod task;
 mod tasks;
+mod throttle;
 mod token;
 mod transfer;
 
@@ -25,6 +26,7 @@ mod tests;
 use std::io;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use kami_image::volume::Volume;
 use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
@@ -35,10 +37,13 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use self::disk::Disk;
 use self::engine::{Engine, Events};
 use self::outside::{DiskHandle, Inlet};
-use self::request::Limits;
+use self::request::Bounds;
 use self::ring::Uring;
+use self::throttle::Throttle;
 use super::device::{Activation, VirtioDevice};
 use crate::lock::lock;
+
+pub use self::throttle::Limits;
 
 /// `VIRTIO_ID_BLOCK`
 const DEVICE_TYPE: u16 = 2;
@@ -52,6 +57,8 @@ pub struct BlockConfig {
     /// [`BlockDevice::QUEUES_MAX`].
     pub queues: u16,
     pub read_only: bool,
+    /// How fast it may be; `None` is as fast as the host.
+    pub limits: Option<Limits>,
 }
 
 /// A disk.
@@ -104,8 +111,8 @@ impl BlockDevice {
         format!("disk-{}", serial.get(tail..).unwrap_or_default())
     }
 
-    fn limits(&self) -> Limits {
-        Limits {
+    fn bounds(&self) -> Bounds {
+        Bounds {
             capacity_bytes: self.size_bytes - self.size_bytes % request::SECTOR_BYTES,
             read_only: self.config.read_only,
             chain_max: config::QUEUE_SIZE.into(),
@@ -146,13 +153,14 @@ impl BlockDevice {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
             }
         }
-        let (serial, limits) = (self.config.serial, self.limits());
+        let (serial, bounds) = (self.config.serial, self.bounds());
         let stop = EventFd::new(EFD_NONBLOCK)?;
         let (inlet, outlet) = outside::commands()?;
         let events = Events {
             stop: stop.try_clone()?,
             needs_reset,
         };
+        let throttle = Throttle::new(self.config.limits.unwrap_or_default(), Instant::now)?;
         let (report, started) = mpsc::sync_channel(1);
         let work = move || {
             // Made here: closing a ring interrupts the system calls of every thread that ever used
@@ -166,7 +174,8 @@ impl BlockDevice {
             };
             let mut disk = Disk::new(*volumes.recv().ok()?, memory, serial);
             disk.write_through = features & 1 << VIRTIO_BLK_F_FLUSH == 0;
-            let engine = Engine::new(ring, disk, limits, queues, (events, outlet));
+            let events = (events, outlet);
+            let engine = Engine::new(ring, disk, bounds, queues, events, throttle);
             engine.run().map(Box::new)
         };
         let worker = thread::Builder::new()

@@ -125,7 +125,7 @@ pub(super) enum Reject {
 
 /// What a request must keep to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct Bounds {
     pub capacity_bytes: u64,
     pub read_only: bool,
     /// Descriptors in a chain, those of an indirect table included.
@@ -139,15 +139,15 @@ pub(super) struct Limits {
 pub(super) fn parse(
     chain: DescriptorChain<&GuestMemory>,
     memory: &GuestMemory,
-    limits: Limits,
+    bounds: Bounds,
 ) -> Result<Request, Reject> {
-    let mut layout = Layout::read(chain, limits.chain_max)?;
+    let mut layout = Layout::read(chain, bounds.chain_max)?;
     let address = layout.take_status().ok_or(Reject::Unusable)?;
     if !memory.check_range(address, 1, Permissions::Write) {
         return Err(Reject::Unusable);
     }
     layout
-        .into_request(address, memory, limits)
+        .into_request(address, memory, bounds)
         .map_err(|status| Reject::Status { address, status })
 }
 
@@ -214,7 +214,7 @@ impl Layout {
         mut self,
         status: GuestAddress,
         memory: &GuestMemory,
-        limits: Limits,
+        bounds: Bounds,
     ) -> Result<Request, Status> {
         self.check(memory)?;
         let mut header = [0; HEADER_BYTES];
@@ -229,7 +229,7 @@ impl Layout {
             request_type,
             VIRTIO_BLK_T_OUT | VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES
         );
-        if changing && limits.read_only {
+        if changing && bounds.read_only {
             return Err(Status::IoError);
         }
         let (kind, data) = match request_type {
@@ -238,12 +238,12 @@ impl Layout {
             VIRTIO_BLK_T_FLUSH => (Kind::Flush, Vec::new()),
             VIRTIO_BLK_T_GET_ID => (Kind::Identify, self.writable),
             VIRTIO_BLK_T_DISCARD => {
-                let segments = segments(&mut self.readable, memory, limits, 0)?;
+                let segments = segments(&mut self.readable, memory, bounds, 0)?;
                 (Kind::Discard(segments), Vec::new())
             }
             VIRTIO_BLK_T_WRITE_ZEROES => {
                 let flags = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
-                let segments = segments(&mut self.readable, memory, limits, flags)?;
+                let segments = segments(&mut self.readable, memory, bounds, flags)?;
                 (Kind::WriteZeroes(segments), Vec::new())
             }
             _ => return Err(Status::Unsupported),
@@ -251,7 +251,7 @@ impl Layout {
         let data_bytes = total(&data);
         if let Kind::Read { offset } | Kind::Write { offset } = kind {
             let whole = data_bytes.is_multiple_of(SECTOR_BYTES) && data_bytes <= DATA_BYTES_MAX;
-            if !whole || !inside(offset, data_bytes, limits) {
+            if !whole || !inside(offset, data_bytes, bounds) {
                 return Err(Status::IoError);
             }
         }
@@ -279,9 +279,9 @@ fn total(buffers: &[Buffer]) -> u64 {
     buffers.iter().map(|b| u64::from(b.len)).sum()
 }
 
-fn inside(offset: u64, len: u64, limits: Limits) -> bool {
+fn inside(offset: u64, len: u64, bounds: Bounds) -> bool {
     let end = offset.checked_add(len);
-    end.is_some_and(|end| end <= limits.capacity_bytes)
+    end.is_some_and(|end| end <= bounds.capacity_bytes)
 }
 
 /// Copies the first bytes of `buffers` into `out`, all of it, and leaves the rest in `buffers`.
@@ -319,7 +319,7 @@ fn take_front(
 fn segments(
     buffers: &mut Vec<Buffer>,
     memory: &GuestMemory,
-    limits: Limits,
+    bounds: Bounds,
     known_flags: u32,
 ) -> Result<Vec<Segment>, Status> {
     let mut bytes = [0; SEGMENT_BYTES * SEGMENTS_MAX as usize];
@@ -339,7 +339,7 @@ fn segments(
         let len = u64::from(sectors) * SECTOR_BYTES;
         let offset = u64::from_le_bytes(sector)
             .checked_mul(SECTOR_BYTES)
-            .filter(|&offset| sectors <= SEGMENT_SECTORS_MAX && inside(offset, len, limits))
+            .filter(|&offset| sectors <= SEGMENT_SECTORS_MAX && inside(offset, len, bounds))
             .ok_or(Status::IoError)?;
         Ok(Segment {
             offset,

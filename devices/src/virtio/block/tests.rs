@@ -27,6 +27,7 @@ const CONFIG: BlockConfig = BlockConfig {
     serial: *b"vol0123456789abcdef0",
     queues: 2,
     read_only: false,
+    limits: None,
 };
 const ALL_FEATURES: u64 = u64::MAX;
 
@@ -534,4 +535,33 @@ fn disk_is_frozen_whether_or_not_its_guest_uses_it_until_it_is_gone() {
     let error = freeze().unwrap_err();
     assert!(matches!(error, outside::Error::Gone), "{error}");
     assert!(matches!(handle.flush(), Err(outside::Error::Gone)));
+}
+
+/// With nothing else to wake it, the worker goes on when its timer says so.
+#[test]
+fn limited_disk_carries_out_everything_that_it_is_asked_for() {
+    let limits = Limits {
+        iops: std::num::NonZero::new(40),
+        throughput: std::num::NonZero::new(1),
+    };
+    let config = BlockConfig {
+        limits: Some(limits),
+        ..CONFIG
+    };
+    let mut machine = Machine::with(&sparse_file(), config, ALL_FEATURES);
+    let guest = &mut machine.guest;
+    for slot in 0..8 {
+        let request = (VIRTIO_BLK_T_IN, 0);
+        guest.add((slot % 2, slot), request, Data::In(4096), Shape::Plain);
+    }
+    guest.queues[0].kick();
+    guest.queues[1].kick();
+    for n in 0..8 {
+        let used = guest.queues[n % 2].wait_used();
+        let slot = guest.used(n % 2, used);
+        assert_eq!(guest.status(slot), OK);
+    }
+    assert_eq!(guest.write(0, &[1; 512]), OK);
+    machine.device.reset();
+    assert!(matches!(*lock(&machine.device.state), State::Idle(_)));
 }

@@ -6,6 +6,7 @@ const FLUSH: u32 = 0x7fff_ffff;
 const DOORBELL: u32 = 0x8000_0000;
 const STOP: u32 = 0x8000_0001;
 const COMMAND: u32 = 0x8000_0002;
+const TIMER: u32 = 0x8000_0003;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
@@ -17,6 +18,8 @@ pub(super) enum Target {
     Stop,
     /// There are commands from outside.
     Command,
+    /// The request that is held back by a limit may go on.
+    Timer,
 }
 
 /// A target and which of its operations.
@@ -24,6 +27,13 @@ pub(super) enum Target {
 pub(super) struct Token {
     pub target: Target,
     pub index: usize,
+}
+
+impl Target {
+    /// Whether this is an event that is watched, and no operation on the disk.
+    pub fn is_event(self) -> bool {
+        !matches!(self, Self::Task(_) | Self::Flush)
+    }
 }
 
 impl Token {
@@ -38,6 +48,7 @@ impl Token {
             Target::Doorbell => DOORBELL,
             Target::Stop => STOP,
             Target::Command => COMMAND,
+            Target::Timer => TIMER,
         };
         u64::from(target) << 32 | self.index as u64 & u64::from(u32::MAX)
     }
@@ -49,6 +60,7 @@ impl Token {
             DOORBELL => Target::Doorbell,
             STOP => Target::Stop,
             COMMAND => Target::Command,
+            TIMER => Target::Timer,
             slot => Target::Task(slot),
         };
         Self::new(target, u32::from_le_bytes([a, b, c, d]) as usize)
@@ -63,12 +75,18 @@ mod tests {
     #[test]
     fn token_survives_packing() {
         let targets = [Target::Task(0), Target::Task(70_000), Target::Flush];
-        let events = [Target::Doorbell, Target::Stop, Target::Command];
+        let events = [
+            Target::Doorbell,
+            Target::Stop,
+            Target::Command,
+            Target::Timer,
+        ];
         for target in targets.into_iter().chain(events) {
             for index in [0, 1, 1 << 20] {
                 let token = Token::new(target, index);
                 assert_eq!(Token::unpack(token.pack()), token);
                 let is_event = events.contains(&target);
+                assert_eq!(target.is_event(), is_event);
                 assert_eq!(token.pack() & WATCH != 0, is_event);
             }
         }

@@ -60,7 +60,7 @@ impl<R: Ring> Engine<R> {
 
     /// Whether nothing is under way, and nothing will be until the hold ends.
     fn is_held(&self, flushes: bool) -> bool {
-        let waiting = self.busy.len() + self.flushes.requests();
+        let waiting = self.busy.len() + self.flushes.requests() + usize::from(self.is_throttled());
         self.disk.holding
             && self.tasks.len() == waiting
             && (!flushes || self.flushes.is_idle())

@@ -28,6 +28,7 @@ use crate::virtio::mock::{Descriptor, INDIRECT, NEXT, WRITE};
 mod layers;
 mod power_cut;
 mod sim;
+mod throttled;
 
 const OK: u8 = 0;
 const IO_ERROR: u8 = 1;
@@ -50,6 +51,10 @@ struct Machine {
 
 impl Machine {
     fn new(volume: Volume, sim: Sim) -> Self {
+        Self::with_throttle(volume, sim, None)
+    }
+
+    fn with_throttle(volume: Volume, sim: Sim, throttle: Option<Throttle>) -> Self {
         let guest = Guest::new(1);
         let stop = EventFd::new(EFD_NONBLOCK).unwrap();
         let resets = Arc::new(AtomicU32::new(0));
@@ -57,7 +62,7 @@ impl Machine {
         let needs_reset = NeedsReset::new(move || {
             count.fetch_add(1, Ordering::SeqCst);
         });
-        let limits = Limits {
+        let bounds = Bounds {
             capacity_bytes: SIZE,
             read_only: false,
             chain_max: 256,
@@ -69,7 +74,8 @@ impl Machine {
             needs_reset,
         };
         let (inlet, outlet) = outside::commands().unwrap();
-        let engine = Engine::new(sim.clone(), disk, limits, queues, (events, outlet));
+        let events = (events, outlet);
+        let engine = Engine::new(sim.clone(), disk, bounds, queues, events, throttle);
         Self {
             engine,
             guest,

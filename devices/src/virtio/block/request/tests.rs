@@ -9,7 +9,7 @@ use crate::virtio::mock::{self, Descriptor, DriverQueue, NEXT, readable, writabl
 const HEADER: u64 = 0x20_0000;
 const DATA: u64 = 0x30_0000;
 const STATUS: u64 = 0x40_0000;
-const LIMITS: Limits = Limits {
+const LIMITS: Bounds = Bounds {
     capacity_bytes: 1 << 30,
     read_only: false,
     chain_max: 256,
@@ -25,11 +25,11 @@ fn header(memory: &GuestMemory, request_type: u32, sector: u64) {
 fn parse_next(
     queue: &DriverQueue,
     memory: &GuestMemory,
-    limits: Limits,
+    bounds: Bounds,
 ) -> Result<Request, Reject> {
     let mut active = queue.activate();
     let chain = active.queue.iter(memory).unwrap().next().unwrap();
-    parse(chain, memory, limits)
+    parse(chain, memory, bounds)
 }
 
 /// Parses one chain with this header.
@@ -244,7 +244,7 @@ fn chain_longer_than_queue_is_rejected() {
 #[test]
 fn read_only_disk_refuses_what_would_change_it() {
     let memory = mock::memory();
-    let limits = Limits {
+    let bounds = Bounds {
         read_only: true,
         ..LIMITS
     };
@@ -261,12 +261,12 @@ fn read_only_disk_refuses_what_would_change_it() {
         header(&memory, request_type, 0);
         let mut queue = DriverQueue::new(&memory, 0, 8);
         queue.add(&chain);
-        assert_eq!(parse_next(&queue, &memory, limits), failed(Status::IoError));
+        assert_eq!(parse_next(&queue, &memory, bounds), failed(Status::IoError));
     }
     header(&memory, VIRTIO_BLK_T_FLUSH, 0);
     let mut queue = DriverQueue::new(&memory, 0, 8);
     queue.add(&chain);
-    assert!(parse_next(&queue, &memory, limits).is_ok());
+    assert!(parse_next(&queue, &memory, bounds).is_ok());
 }
 
 /// Parses a discard or zeroing of (sector, sectors, flags).
