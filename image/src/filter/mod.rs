@@ -104,10 +104,10 @@ enum Subject {
 pub(crate) struct Columns {
     /// The object's id.
     pub id: &'static str,
-    /// The name of a filter, and the SQL expression that has its value as a text, or NULL.
+    /// The name of a filter, and the SQL that asks for it: an expression for its value as a text, or
+    /// NULL, or a condition on one, with the expression in braces.
     pub members: &'static [(&'static str, &'static str)],
-    /// The column of the object's JSON: a filter without an expression of its own, whose member is a
-    /// text, is looked up there.
+    /// The column of the object's JSON, where every other filter is looked up.
     pub document: Option<&'static str>,
 }
 
@@ -177,39 +177,39 @@ impl Filters {
     pub(crate) fn condition(&self, columns: &Columns) -> Condition {
         let mut condition = Condition::default();
         for (subject, filter) in &self.filters {
-            let (before, column, after, key) = match subject {
-                Subject::Member(path) => match columns.member(&filter.name, path) {
-                    Some(column) => (String::new(), column, "", None),
-                    None => continue,
-                },
-                Subject::Tag(key) => (
-                    format!(
-                        "EXISTS (SELECT 1 FROM tags WHERE resource = {} AND key = ? AND ",
-                        columns.id
-                    ),
-                    "value".to_owned(),
-                    ")",
-                    Some(key.clone()),
-                ),
-                Subject::TagKey => (
-                    format!(
-                        "EXISTS (SELECT 1 FROM tags WHERE resource = {} AND ",
-                        columns.id
-                    ),
-                    "key".to_owned(),
-                    ")",
-                    None,
-                ),
+            let tagged =
+                |test| format!("{} IN (SELECT resource FROM tags WHERE {test})", columns.id);
+            let asked = match subject {
+                Subject::Member(path) => columns.member(&filter.name, path),
+                Subject::Tag(key) => {
+                    condition.values.push(key.clone());
+                    Some(tagged("key = ? AND {value}"))
+                }
+                Subject::TagKey => Some(tagged("{key}")),
             };
-            let globs = vec![format!("{column} GLOB ?"); filter.values.len()].join(" OR ");
-            condition.sql += &format!(" AND {before}({globs}){after}");
-            condition.values.extend(key);
-            condition
-                .values
-                .extend(filter.values.iter().map(Pattern::glob));
+            if let Some(asked) = asked {
+                condition.sql += " AND ";
+                condition.sql += &with_tests(&asked, &filter.values);
+                condition
+                    .values
+                    .extend(filter.values.iter().map(Pattern::sql));
+            }
         }
         condition
     }
+}
+
+/// `asked` with its expression, which stands in braces or is all of it, tested against the patterns.
+fn with_tests(asked: &str, patterns: &[Pattern]) -> String {
+    let (before, rest) = asked.split_once('{').unwrap_or(("", asked));
+    let (expression, after) = rest.split_once('}').unwrap_or((rest, ""));
+    let tests = patterns.iter().map(|pattern| match pattern.is_literal() {
+        // By an index, if there is one.
+        true => format!("{expression} = ?"),
+        false => format!("{expression} GLOB ?"),
+    });
+    let tests: Vec<_> = tests.collect();
+    format!("{before}({}){after}", tests.join(" OR "))
 }
 
 impl Condition {
@@ -235,12 +235,28 @@ impl Condition {
 impl Columns {
     fn member(&self, name: &str, path: &str) -> Option<String> {
         let own = self.members.iter().find(|(member, _)| *member == name);
-        if let Some((_, column)) = own {
-            return Some((*column).to_owned());
+        if let Some((_, asked)) = own {
+            return Some((*asked).to_owned());
         }
         let document = self.document?;
-        let is_text = !path.contains('.') && !names::is_boolean(path);
-        is_text.then(|| format!("({document} ->> '{path}')"))
+        Some(match names::in_list(path) {
+            Some((list, path)) => {
+                let value = sql_text("value", path);
+                format!(
+                    "EXISTS (SELECT 1 FROM json_each({document}, '$.{list}') WHERE {{{value}}})"
+                )
+            }
+            None => sql_text(document, path),
+        })
+    }
+}
+
+/// The member of the JSON in `column` as a text. SQL has numbers for what JSON calls true and false.
+fn sql_text(column: &str, path: &str) -> String {
+    let value = format!("({column} ->> '$.{path}')");
+    match names::is_boolean(path) {
+        true => format!("(CASE {value} WHEN 1 THEN 'true' WHEN 0 THEN 'false' END)"),
+        false => format!("CAST({value} AS TEXT)"),
     }
 }
 

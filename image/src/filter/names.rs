@@ -157,7 +157,17 @@ pub(super) fn path(noun: Noun, name: &str) -> Option<&'static str> {
     entry.map(|(_, path)| *path)
 }
 
-/// SQL has numbers for what JSON calls true and false.
+/// The list that the path goes through, if it does, and the path in each of its items.
+pub(super) fn in_list(path: &str) -> Option<(&str, &str)> {
+    let (list, rest) = path.split_once('.')?;
+    matches!(list, "BlockDeviceMappings" | "ProductCodes").then_some((list, rest))
+}
+
+/// Whether JSON has true or false there.
 pub(super) fn is_boolean(path: &str) -> bool {
-    matches!(path, "Public" | "EnaSupport" | "Encrypted")
+    let name = path.rsplit('.').next().unwrap_or(path);
+    matches!(
+        name,
+        "Public" | "EnaSupport" | "Encrypted" | "DeleteOnTermination"
+    )
 }

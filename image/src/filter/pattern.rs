@@ -88,17 +88,23 @@ impl Pattern {
         }
     }
 
-    /// A pattern of SQLite's `GLOB` that matches whatever this one matches. Its `?` is exactly one
-    /// character, so that it takes `*` instead.
-    pub(super) fn glob(&self) -> String {
-        let mut glob = String::with_capacity(self.parts.len());
+    /// Whether nothing in it is special.
+    pub(super) fn is_literal(&self) -> bool {
+        self.parts.iter().all(|part| matches!(part, Part::One(_)))
+    }
+
+    /// The text that it stands for, if it is literal. Else a pattern of SQLite's `GLOB` that matches
+    /// whatever this one matches: its `?` is exactly one character, so that it takes `*` instead.
+    pub(super) fn sql(&self) -> String {
+        let is_literal = self.is_literal();
+        let mut sql = String::with_capacity(self.parts.len());
         for part in &self.parts {
             match part {
-                Part::Any | Part::Maybe => glob.push('*'),
-                Part::One(c @ ('*' | '?' | '[')) => glob.extend(['[', *c, ']']),
-                Part::One(c) => glob.push(*c),
+                Part::Any | Part::Maybe => sql.push('*'),
+                Part::One(c @ ('*' | '?' | '[')) if !is_literal => sql.extend(['[', *c, ']']),
+                Part::One(c) => sql.push(*c),
             }
         }
-        glob
+        sql
     }
 }

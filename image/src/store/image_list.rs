@@ -18,6 +18,10 @@ const COLUMNS: Columns = Columns {
     id: "images.id",
     members: &[
         ("architecture", "architecture"),
+        (
+            "block-device-mapping.snapshot-id",
+            "id IN (SELECT image FROM image_snapshots WHERE {snapshot})",
+        ),
         ("image-id", "id"),
         ("name", "name"),
         ("owner-id", "owner"),

@@ -142,6 +142,17 @@ fn a_filter_lists_the_same_with_and_without_columns() {
             251,
         ),
         (vec!["Name=description,Values=*"], 0),
+        (
+            vec!["Name=block-device-mapping.delete-on-termination,Values=true"],
+            251,
+        ),
+        (
+            vec!["Name=block-device-mapping.volume-type,Values=gp2,gp?"],
+            251,
+        ),
+        (vec!["Name=block-device-mapping.encrypted,Values=*"], 0),
+        (vec!["Name=product-code,Values=*"], 0),
+        (vec!["Name=state-reason-code,Values=*"], 0),
         (vec!["Name=block-device-mapping.volume-size,Values=1"], 251),
         (
             vec![&*format!(
