@@ -5,9 +5,11 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 
-use common::Lab;
 use common::store::{CHUNK_BYTES, content};
+use common::{Lab, wait_until};
 use kami_image::fault::POINTS;
 use kami_tests::disk::Disk;
 
@@ -23,7 +25,12 @@ const COMMANDS: &[(&str, &[Setup])] = &[
     ("delete-volume", &[delete_volume]),
     (
         "snapshot",
-        &[snapshot, second_snapshot, snapshot_of_empty_volume],
+        &[
+            snapshot,
+            second_snapshot,
+            snapshot_of_empty_volume,
+            create_image,
+        ],
     ),
     (
         "delete-snapshot",
@@ -36,6 +43,8 @@ const COMMANDS: &[(&str, &[Setup])] = &[
     ("deregister", &[deregister, deregister_with_snapshots]),
     ("prune", &[prune]),
     ("copy", &[copy]),
+    ("create-image", &[create_image]),
+    ("repair", &[]),
     ("terminate", &[terminate, remove]),
 ];
 
@@ -169,6 +178,15 @@ fn remove(lab: &Lab) -> Vec<String> {
     words(&["rm", "another"])
 }
 
+/// Of two volumes, one of which has no snapshot yet.
+fn create_image(lab: &Lab) -> Vec<String> {
+    instance(lab);
+    for volume in lab.volumes_of("another") {
+        change(lab, &volume, 5);
+    }
+    words(&["image", "create", "another", "--name", "of another"])
+}
+
 /// A store in which finished commands have made an image of known content and a stopped instance of it.
 struct Promised {
     lab: Lab,
@@ -202,6 +220,7 @@ impl Promised {
     /// Looks whether all of it is there.
     fn is_kept(&self) {
         let lab = &self.lab;
+        lab.done(&["store", "check"]);
         assert!(
             lab.exported(&self.snapshot) == content(0, 4),
             "its content is another"
@@ -227,7 +246,7 @@ fn killed_at_each_point(command: &str) {
         let args: Vec<_> = args.iter().map(String::as_str).collect();
         let undisturbed = before.again();
         undisturbed.lab.done(&args);
-        undisturbed.lab.gc();
+        undisturbed.lab.done(&["store", "gc"]);
         for point in points.clone() {
             if killed_once(point, &args, before.again(), &undisturbed.lab) {
                 unreached.remove(point);
@@ -249,10 +268,71 @@ fn killed_once(point: &str, args: &[&str], promised: Promised, undisturbed: &Lab
         lab.done(args);
         assert_eq!(lab.listed(), undisturbed.listed(), "{point}: {args:?}");
     }
-    lab.gc();
+    lab.done(&["store", "gc"]);
     promised.is_kept();
     assert_eq!(lab.census(), undisturbed.census(), "{point}: {args:?}");
     reached
+}
+
+/// The points of a snapshot, made of the root volume of a guest that runs on.
+#[test]
+fn killed_snapshot_of_a_running_instance() {
+    for point in POINTS.iter().filter(|it| command_of(it) == "snapshot") {
+        let promised = Promised::new();
+        let lab = &promised.lab;
+        let kernel = lab.path("guest");
+        let kernel = ["--kernel", kernel.to_str().unwrap()];
+        let run = ["run", "-d", "base", "--name", "alive", "--memory", "32M"];
+        let id = lab.done(&[&run[..], &kernel, &["--append", "kami.test=button"]].concat());
+        let volume = &lab.volumes_of("alive")[0];
+        wait_until("the guest runs", || {
+            lab.done(&["logs", &id]).contains("button=waiting")
+        });
+        let create = ["snapshot", "create", volume];
+        assert_eq!(lab.killed_at(point, &create).code, None, "{point}");
+        promised.is_kept();
+        let snapshot = lab.done(&create);
+        lab.done(&["store", "gc"]);
+        promised.is_kept();
+        assert!(
+            lab.exported(&snapshot)[..4 * CHUNK_BYTES] == content(0, 4),
+            "{point}"
+        );
+        assert_eq!(lab.done(&["stop", "alive"]), id, "{point}");
+        assert!(
+            lab.done(&["logs", &id]).contains("button=pressed"),
+            "{point}"
+        );
+        lab.done(&["store", "check"]);
+    }
+}
+
+/// A repair takes away what is damaged, and is the one command after whose death the store is not sound.
+#[test]
+fn killed_repair() {
+    for point in POINTS.iter().filter(|it| command_of(it) == "repair") {
+        let promised = Promised::new();
+        let lab = &promised.lab;
+        let segments = || fs::read_dir(lab.path("home/segments")).unwrap();
+        let sound: Vec<_> = segments().map(|it| it.unwrap().path()).collect();
+        let snapshot = second(lab);
+        let paths = segments().map(|it| it.unwrap().path());
+        for path in paths.filter(|path| !sound.contains(path)) {
+            let file = File::options().write(true).open(path).unwrap();
+            file.write_all_at(&[0x55], CHUNK_BYTES as u64 + 5).unwrap();
+        }
+        assert_eq!(lab.kami(&["store", "check"]).code, Some(1));
+        let repair = ["store", "check", "--repair"];
+        assert_eq!(lab.killed_at(point, &repair).code, None, "{point}");
+        lab.done(&repair);
+        lab.done(&["store", "gc"]);
+        promised.is_kept();
+        let shown = lab.json(&["snapshot", "ls"]);
+        let shown = shown["Snapshots"].as_array().unwrap();
+        let damaged: Vec<_> = shown.iter().filter(|it| it["State"] == "error").collect();
+        assert_eq!(damaged.len(), 1, "{point}: {shown:?}");
+        assert_eq!(damaged[0]["SnapshotId"], snapshot);
+    }
 }
 
 fn command_of(point: &str) -> &str {
@@ -312,6 +392,11 @@ fn killed_prune() {
 #[test]
 fn killed_copy() {
     killed_at_each_point("copy");
+}
+
+#[test]
+fn killed_creation_of_an_image() {
+    killed_at_each_point("create-image");
 }
 
 #[test]

@@ -97,6 +97,8 @@ pub struct CheckReport {
 struct Rows {
     snapshots: Vec<CheckedSnapshot>,
     segments: BTreeSet<u64>,
+    /// Those in which a deletion that was killed may have left content that no snapshot has.
+    spare: BTreeSet<u64>,
     shared: Vec<StoredChunk>,
     images: Vec<Image>,
 }
@@ -137,8 +139,10 @@ impl Store {
         self.check_segments(&rows, &mut content, &mut report);
         self.check_content(&rows.snapshots, &mut content, &mut report, progress)?;
         for chunk in &rows.shared {
-            if content.chunks.get(&chunk.place) != Some(&chunk.digest) {
-                let place = chunk.place;
+            let place = chunk.place;
+            let known = content.chunks.get(&place);
+            let is_left = known.is_none() && rows.spare.contains(&place.segment);
+            if known != Some(&chunk.digest) && !is_left {
                 report.findings.push(Finding::Shared { place });
             }
         }
@@ -157,6 +161,12 @@ impl Store {
         Ok(Rows {
             snapshots: self.catalogue.snapshots_to_check()?,
             segments: self.catalogue.segments()?,
+            spare: self
+                .catalogue
+                .spare_segments()?
+                .into_iter()
+                .map(|(segment, _)| segment)
+                .collect(),
             shared: self.catalogue.shared_chunks()?,
             images: self.catalogue.images()?,
         })

@@ -47,6 +47,8 @@ impl Lab {
     }
 
     /// What a snapshot holds.
+    ///
+    /// `snapshot` may be all that the command that made it has printed.
     pub fn exported(&self, snapshot: &str) -> Vec<u8> {
         let file = self.path(&format!("{snapshot}.exported"));
         let path = file.to_str().unwrap();
@@ -83,12 +85,6 @@ impl Lab {
     pub fn killed_at(&self, point: &str, args: &[&str]) -> Outcome {
         let mut command = self.command(KAMI);
         finish(command.env("KAMI_FAULT", point).args(args).spawn().unwrap())
-    }
-
-    /// Has what crashes left swept.
-    pub fn gc(&self) {
-        let store = kami_image::store::Store::open(&self.path("home")).unwrap();
-        store.sweep().unwrap();
     }
 
     /// How many files of each kind the store has, by folder and ending, and the KiB of its segments.
