@@ -297,3 +297,54 @@ fn instance_store_instance_cannot_stop_and_always_terminates() {
     let volumes = left.iter().filter(|name| name.starts_with("volumes/"));
     assert_eq!(volumes.count(), 1, "{left:?}");
 }
+
+/// Killed where it counts, by the command or by the instance's own process: the next command finishes it, and
+/// nothing is lost or left.
+#[test]
+fn termination_that_is_killed_anywhere_is_finished_by_the_next_command() {
+    let lab = Lab::with_guest();
+    let empty = lab.left();
+    let points = [
+        "terminate.begun",
+        "terminate.changed",
+        "terminate.committed",
+    ];
+    for point in points {
+        for runs in [true, false] {
+            let in_process = runs && point != "terminate.begun";
+            let mut launch = lab.command(common::KAMI);
+            if in_process {
+                launch.env("KAMI_FAULT", point);
+            }
+            let args = lab.guest_args("button", &["-d", "-b", "/dev/sdd=:1"]);
+            let launched = finish(launch.args(args).spawn().unwrap());
+            let id = launched.out.trim_end();
+            lab.wait_for_boot(id, 1);
+            if !runs {
+                lab.done(&["stop", id]);
+            }
+            if in_process {
+                // The command sees to it that the instance is terminated, whoever dies.
+                assert_eq!(lab.done(&["terminate", id]), id, "{point}");
+            } else {
+                assert_eq!(
+                    lab.killed_at(point, &["terminate", id]).code,
+                    None,
+                    "{point}"
+                );
+            }
+            if point == "terminate.begun" && runs {
+                // Its guest was not asked yet.
+                assert_eq!(lab.state_of(id), "shutting-down");
+            }
+            lab.done(&["terminate", id]);
+            assert_eq!(lab.state_of(id), "terminated", "{point}");
+            assert_eq!(lab.volumes().len(), 1, "the data volume survives: {point}");
+            lab.done(&["store", "gc"]);
+            lab.done(&["store", "check"]);
+            lab.done(&["volume", "delete", &lab.volumes()[0]]);
+            lab.done(&["rm", id]);
+            assert_eq!(lab.left(), empty, "{point}");
+        }
+    }
+}

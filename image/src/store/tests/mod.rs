@@ -11,6 +11,7 @@ mod parameter;
 mod prune;
 mod reclaim;
 mod register;
+mod restart;
 mod sweep;
 mod tags;
 mod volume;
