@@ -250,6 +250,16 @@ impl Catalogue {
         self.sqlite(query())
     }
 
+    /// In how many segments the snapshot has chunks.
+    pub(crate) fn count_segments(&self, id: &SnapshotId) -> Result<usize, Error> {
+        let query = || {
+            self.connection
+                .prepare_cached("SELECT count(*) FROM snapshot_segments WHERE snapshot = ?1")?
+                .query_row([id.to_string()], |row| row.get(0))
+        };
+        self.sqlite(query())
+    }
+
     /// The offsets of the segment's chunks that may be shared, ascending.
     pub(crate) fn chunks_of_segment(&self, segment: u64) -> Result<Vec<u64>, Error> {
         let query = || {

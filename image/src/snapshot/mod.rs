@@ -12,6 +12,8 @@ mod store;
 mod sweep;
 mod verify;
 
+use store::TakenOver;
+
 pub(crate) use hold::Hold;
 pub(crate) use sweep::{leftovers, sweep_folder};
 
@@ -21,7 +23,7 @@ use crate::chunk::table::{self, Table, TableWriter};
 use crate::chunk::{self, CHUNK_BYTES, ChunkIndex, ChunkPlace, StoredChunk};
 use crate::format::{self, Source};
 use crate::id::SnapshotId;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZero;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
@@ -29,6 +31,10 @@ use std::time::SystemTime;
 
 /// Ends the name of the file that is locked by who makes a snapshot of the volume it is named after.
 pub(crate) const TURN_SUFFIX: &str = ".turn";
+
+/// Segments that a snapshot takes chunks over from. Each snapshot of a volume writes one, so
+/// without a limit a volume would have as many files open as it had snapshots made.
+const MAX_SEGMENTS: usize = 128;
 
 /// What goes wrong with snapshots.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +136,16 @@ pub struct SnapshotFiles {
     snapshots: PathBuf,
     segments: PathBuf,
     max_slots: NonZero<u64>,
+    /// A snapshot of a volume takes over chunks from so many segments at most.
+    pub(crate) max_segments: usize,
+}
+
+/// What a snapshot of a volume takes over where the volume has not changed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Base<'a> {
+    pub(crate) snapshot: &'a SnapshotId,
+    /// In how many segments it has chunks.
+    pub(crate) segments: usize,
 }
 
 /// A snapshot whose files are complete and durable. Dropped without [`Written::keep`], they are
@@ -172,6 +188,7 @@ impl SnapshotFiles {
             snapshots: home.join("snapshots"),
             segments: home.join("segments"),
             max_slots: NonZero::new(segment::MAX_SLOTS).unwrap_or(NonZero::<u64>::MIN),
+            max_segments: MAX_SEGMENTS,
         }
     }
 
@@ -198,11 +215,11 @@ impl SnapshotFiles {
 
     /// As [`SnapshotFiles::write`], of a disk that says only where it differs from the snapshot
     /// `base`, which is not larger and whose catalogue row stays meanwhile. Costs what has changed, and 64
-    /// bytes for each chunk of the base.
+    /// bytes for each chunk of the base; once in a while also what lies in its smallest segments.
     pub(crate) fn write_on(
         &self,
         id: &SnapshotId,
-        base: Option<&SnapshotId>,
+        base: Option<Base<'_>>,
         source: &dyn Disk,
         index: &dyn ChunkIndex,
         progress: &mut Report<'_>,
@@ -216,12 +233,13 @@ impl SnapshotFiles {
         let size_bytes = source.size_bytes();
         let table = TableWriter::new(table_file.file(), &self.snapshots, id, size_bytes)?;
         let segments = SegmentWriter::new(self.segments.clone(), self.max_slots);
-        let base = base
-            .map(|base| Table::open(&self.snapshots, base))
-            .transpose()?;
-
-        let entries = base.as_ref().map(Table::entries);
-        let stored = store::store(source, entries, index, table, segments, progress)?;
+        let taken_over = base.map(|base| self.take_over(base)).transpose()?;
+        let taken_over = taken_over.as_ref().map(|(table, leave)| TakenOver {
+            entries: table.entries(),
+            leave,
+            chunks: self.chunks(),
+        });
+        let stored = store::store(source, taken_over, index, (table, segments), progress)?;
         let mut written = Written {
             size_bytes,
             stored_bytes: stored.bytes,
@@ -278,6 +296,24 @@ impl SnapshotFiles {
     /// Frees what the segment has outside the slots `used`.
     pub(crate) fn punch_segment(&self, segment: u64, used: &Slots) -> Result<(), Error> {
         Ok(segment::punch(&self.segments, segment, used)?)
+    }
+
+    /// The base's table, and the segments that its chunks are copied from instead of being shared.
+    fn take_over(&self, base: Base<'_>) -> Result<(Table, BTreeSet<u64>), Error> {
+        let table = Table::open(&self.snapshots, base.snapshot)?;
+        if base.segments <= self.max_segments {
+            return Ok((table, BTreeSet::new()));
+        }
+        let mut chunks: HashMap<u64, u64> = HashMap::new();
+        for entry in table.entries() {
+            *chunks.entry(entry?.1.place.segment).or_default() += 1;
+        }
+        // The smallest, and half of the limit: the next snapshots have room again.
+        let mut segments: Vec<_> = chunks.into_iter().collect();
+        segments.sort_unstable_by_key(|(segment, chunks)| (*chunks, *segment));
+        let leave = segments.len().saturating_sub(self.max_segments / 2);
+        let leave = segments.into_iter().take(leave).map(|it| it.0).collect();
+        Ok((table, leave))
     }
 
     /// Names the files, segments first, and makes the names durable.

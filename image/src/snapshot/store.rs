@@ -7,11 +7,12 @@
 //! they do on the disk, which is how a booting guest reads them. The writer alone asks the
 //! index, which is the catalogue's connection and belongs to one thread.
 
+use super::reader::ChunkReader;
 use super::{Disk, Error, Phase, Progress, Report};
 use crate::chunk::segment::{NewSegment, SegmentWriter};
 use crate::chunk::table::{Entries, TableWriter, Totals};
 use crate::chunk::{CHUNK_BYTES, CHUNK_LEN, ChunkIndex, Digest, StoredChunk, data_runs};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::iter::Peekable;
 use std::ops::{ControlFlow, Range};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -31,6 +32,14 @@ pub(super) struct Stored {
     pub(super) totals: Totals,
 }
 
+/// What a base has, and how it is taken over.
+pub(super) struct TakenOver<'a> {
+    pub(super) entries: Entries<'a>,
+    /// Chunks of these segments are copied, so that the snapshot does not need them.
+    pub(super) leave: &'a BTreeSet<u64>,
+    pub(super) chunks: ChunkReader,
+}
+
 /// A chunk that has been read.
 struct ReadChunk {
     /// Counts the chunks with data.
@@ -45,10 +54,9 @@ struct ReadChunk {
 /// Reads all of `source` into `table` and `segments`. Where it has no data, `base` has the chunks.
 pub(super) fn store(
     source: &dyn Disk,
-    base: Option<Entries<'_>>,
+    base: Option<TakenOver<'_>>,
     index: &dyn ChunkIndex,
-    table: TableWriter<'_>,
-    segments: SegmentWriter,
+    (table, segments): (TableWriter<'_>, SegmentWriter),
     progress: &mut Report<'_>,
 ) -> Result<Stored, Error> {
     let scan = Mutex::new(Scan::default());
@@ -70,7 +78,7 @@ pub(super) fn store(
             let _ = to_reader.send(vec![0; CHUNK_LEN].into_boxed_slice());
         }
         let mut writer = Writer {
-            base: base.map(Iterator::peekable),
+            base: base.map(Base::new),
             index,
             table,
             segments,
@@ -191,9 +199,39 @@ fn write_chunks(
     report(total_bytes)
 }
 
+/// [`TakenOver`], as far as it has come.
+struct Base<'a> {
+    entries: Peekable<Entries<'a>>,
+    leave: &'a BTreeSet<u64>,
+    chunks: ChunkReader,
+    /// Of a chunk that is copied.
+    buffer: Buffer,
+}
+
+impl<'a> Base<'a> {
+    fn new(base: TakenOver<'a>) -> Self {
+        let copies = if base.leave.is_empty() { 0 } else { CHUNK_LEN };
+        Self {
+            entries: base.entries.peekable(),
+            leave: base.leave,
+            chunks: base.chunks,
+            buffer: vec![0; copies].into_boxed_slice(),
+        }
+    }
+
+    /// The next entry, if it is not beyond `index`.
+    fn next_up_to(&mut self, index: u64) -> Result<Option<(u64, StoredChunk)>, Error> {
+        let near = |entry: &Result<(u64, StoredChunk), _>| match entry {
+            Ok((at, _)) => *at <= index,
+            Err(_) => true,
+        };
+        Ok(self.entries.next_if(near).transpose()?)
+    }
+}
+
 /// Decides where each chunk lies, and writes the new ones.
 struct Writer<'a> {
-    base: Option<Peekable<Entries<'a>>>,
+    base: Option<Base<'a>>,
     index: &'a dyn ChunkIndex,
     table: TableWriter<'a>,
     segments: SegmentWriter,
@@ -233,18 +271,28 @@ impl Writer<'_> {
 
     /// Enters what the base has before `index`, and passes over what it has there.
     fn take_over(&mut self, index: u64) -> Result<(), Error> {
-        let Some(base) = &mut self.base else {
-            return Ok(());
-        };
-        let before = |entry: &Result<(u64, StoredChunk), _>| match entry {
-            Ok((at, _)) => *at <= index,
-            Err(_) => true,
-        };
-        while let Some(entry) = base.next_if(before) {
-            let (at, chunk) = entry?;
-            if at < index {
-                self.table.put(at, &chunk)?;
+        while let Some(base) = &mut self.base
+            && let Some((at, mut chunk)) = base.next_up_to(index)?
+        {
+            if at == index {
+                continue;
             }
+            if base.leave.contains(&chunk.place.segment) {
+                chunk = match self.known.get(&chunk.digest) {
+                    Some(chunk) => *chunk,
+                    None => {
+                        base.chunks.read(&chunk, &mut base.buffer)?;
+                        let runs = data_runs(&base.buffer);
+                        let place = self.segments.append(&base.buffer, &runs)?;
+                        let digest = chunk.digest;
+                        let copy = StoredChunk { digest, place };
+                        self.known.insert(digest, copy);
+                        self.chunks.push(copy);
+                        copy
+                    }
+                };
+            }
+            self.table.put(at, &chunk)?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::{Error, Live, SnapshotRecord, Store, VolumeSnapshot, ambiguous, id_prefix};
 use crate::fault;
 use crate::id::SnapshotId;
-use crate::manifest::{Tag, check_tags};
+use crate::manifest::{Tag, check_description, check_tags};
 use crate::snapshot::Progress;
 
 impl Store {
@@ -40,7 +40,7 @@ impl Store {
     /// Makes a snapshot of a volume; `live` is the instance that runs with it, if one does.
     ///
     /// # Errors
-    /// [`Error::Tag`], and those of [`Store::write_volume_snapshots`]. No snapshot is left then.
+    /// [`Error::Tag`], [`Error::Invalid`] for the description, and those of [`Store::write_volume_snapshots`]. No snapshot is left then.
     pub fn create_snapshot(
         &self,
         new: &VolumeSnapshot,
@@ -49,6 +49,7 @@ impl Store {
         progress: &mut dyn FnMut(&str, Progress) -> ControlFlow<()>,
     ) -> Result<SnapshotRecord, Error> {
         check_tags(tags)?;
+        check_description(&new.description)?;
         let wanted = std::slice::from_ref(new);
         let written = match &mut live {
             Some(live) => self.write_volume_snapshots(wanted, Some(&mut **live), progress)?,

@@ -18,7 +18,7 @@ use crate::chunk::pending::{create_locked, is_at, lock, unlock};
 use crate::chunk::{CHUNK_BYTES, CHUNK_LEN};
 use crate::fault;
 use crate::id::{SnapshotId, VolumeId};
-use crate::snapshot::{self, Disk, Hold, Progress, Written};
+use crate::snapshot::{self, Base, Disk, Hold, Progress, Written};
 use crate::volume::{Frozen, Standing};
 
 /// How often to ask whether another snapshot of a volume is done.
@@ -106,10 +106,17 @@ impl Store {
         for ((wanted, standing), top) in wanted.iter().zip(standings).zip(tops) {
             let view = self.volumes.frozen(&wanted.volume, &standing, top)?;
             let disk = Changes::new(&view)?;
+            let base = match &standing.base {
+                Some(snapshot) => Some(Base {
+                    snapshot,
+                    segments: self.catalogue.count_segments(snapshot)?,
+                }),
+                None => None,
+            };
             let name = wanted.snapshot.to_string();
             let written = self.snapshots.write_on(
                 &wanted.snapshot,
-                standing.base.as_ref(),
+                base,
                 &disk,
                 &self.catalogue,
                 &mut |done| progress(&name, done),

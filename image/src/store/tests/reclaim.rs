@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::catalogue::NewSnapshot;
 use crate::chunk::{CHUNK_BYTES, CHUNK_LEN};
-use crate::snapshot::{self, Disk};
+use crate::snapshot::{self, Base, Disk};
 
 /// The content of each chunk: a number that is in its first page, 0 for one of zeroes.
 type Content = Vec<u8>;
@@ -39,9 +39,13 @@ impl Disk for Changed {
 /// Adds a snapshot that differs from `base`.
 fn create(store: &Store, base: Option<&SnapshotId>, disk: &Changed) -> SnapshotId {
     let id = SnapshotId::generate();
+    let of = |snapshot| Base {
+        snapshot,
+        segments: store.catalogue.count_segments(snapshot).unwrap(),
+    };
     let written = store
         .snapshots
-        .write_on(&id, base, disk, &store.catalogue, &mut |_| {
+        .write_on(&id, base.map(of), disk, &store.catalogue, &mut |_| {
             ControlFlow::Continue(())
         })
         .unwrap();
@@ -160,9 +164,10 @@ proptest! {
 
     #[test]
     fn what_remains_reads_right_and_nothing_else_takes_space(
-        steps in prop::collection::vec(step(), 1..25)
+        steps in prop::collection::vec(step(), 1..25), max_segments in 1..5_usize
     ) {
-        let place = Place::new();
+        let mut place = Place::new();
+        place.store.snapshots.max_segments = max_segments;
         let mut snapshots = BTreeMap::new();
         for step in steps {
             match step {
@@ -206,6 +211,34 @@ proptest! {
             nothing_is_left_over(&place, &snapshots);
         }
     }
+}
+
+/// Each snapshot of a volume has a segment of its own, and a volume opens all that its snapshot has
+/// chunks in.
+#[test]
+fn a_chain_of_snapshots_does_not_spread_over_ever_more_segments() {
+    let mut place = Place::new();
+    place.store.snapshots.max_segments = 4;
+    let mut last = None;
+    let mut content = vec![0; 60];
+    for number in 0..60 {
+        let changes = BTreeMap::from([(number, 1 + u8::try_from(number).unwrap())]);
+        let changed = Changed {
+            chunks: content.len(),
+            changes,
+        };
+        let id = create(&place.store, last.as_ref(), &changed);
+        content[usize::try_from(number).unwrap()] = 1 + u8::try_from(number).unwrap();
+        assert_eq!(read(&place.store, &id), content);
+        assert!(place.store.catalogue.count_segments(&id).unwrap() <= 5);
+        if let Some(last) = last.replace(id) {
+            place.store.delete_snapshot(&last).unwrap();
+        }
+    }
+    nothing_is_left_over(
+        &place,
+        &last.into_iter().map(|id| (id, content.clone())).collect(),
+    );
 }
 
 #[test]
