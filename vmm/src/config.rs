@@ -141,6 +141,16 @@ impl Config {
                 name: name.to_owned(),
             })
     }
+
+    /// Every instance type: the user's own, then those built-in ones that they leave.
+    pub fn all_instance_types(&self) -> Vec<InstanceType> {
+        let own = self
+            .instance_types
+            .iter()
+            .map(|(name, own)| own.named(name));
+        let is_left = |built_in: &InstanceType| !self.instance_types.contains_key(&built_in.name);
+        own.chain(instance_type::all().filter(is_left)).collect()
+    }
 }
 
 impl OwnType {

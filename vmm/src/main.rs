@@ -2,14 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use kami_vmm::cli::Cli;
 use kami_vmm::terminal;
 use tracing::level_filters::LevelFilter;
 
 fn main() -> ExitCode {
     log();
-    let exit = Cli::parse().run().unwrap_or_else(|error| {
+    let exit = Cli::of_process().run().unwrap_or_else(|error| {
         error.print();
         error.exit()
     });

@@ -3,6 +3,8 @@
 //! Implements `DeregisterImage`. Instances that run, or are stopped, need nothing of their image: they
 //! are untouched.
 
+use std::collections::BTreeMap;
+
 use super::image_attributes::is_protected;
 use super::{Error, Store};
 use crate::fault;
@@ -19,30 +21,61 @@ pub struct Deregistered {
 }
 
 impl Store {
-    /// Deregisters the image. Its snapshots stay, unless they are to be deleted; those that other
-    /// images use stay all the same.
+    /// Deregisters images: all of them or none. Their snapshots stay, unless they are to be deleted; those
+    /// that other images use stay all the same.
     ///
     /// # Errors
     /// Those of [`Store::image`]; [`Error::NotAuthorized`]; [`Error::ImageProtected`]
-    pub fn deregister_image(
+    pub fn deregister_images(
         &self,
-        reference: &str,
+        references: &[String],
         delete_snapshots: bool,
-    ) -> Result<Deregistered, Error> {
+    ) -> Result<Vec<Deregistered>, Error> {
         let transaction = self.durable()?;
-        let image = self.own_image(reference)?;
-        let mut gone = Deregistered {
-            image,
-            deleted: Vec::new(),
-            kept: Vec::new(),
-        };
-        self.remove_image(&mut gone, delete_snapshots)?;
+        let gone = self.remove_images(references, delete_snapshots)?;
         fault::point("deregister.removed");
         self.catalogue.commit(transaction)?;
         fault::point("deregister.committed");
         self.release_snapshots();
         self.catalogue.tidy();
         Ok(gone)
+    }
+
+    /// What [`Store::deregister_images`] would do.
+    ///
+    /// # Errors
+    /// As it.
+    pub fn would_deregister(
+        &self,
+        references: &[String],
+        delete_snapshots: bool,
+    ) -> Result<Vec<Deregistered>, Error> {
+        let _undone = self.quick()?;
+        self.remove_images(references, delete_snapshots)
+    }
+
+    /// Each image once, within the transaction that is open.
+    fn remove_images(
+        &self,
+        references: &[String],
+        delete_snapshots: bool,
+    ) -> Result<Vec<Deregistered>, Error> {
+        let mut images = BTreeMap::new();
+        for reference in references {
+            let image = self.own_image(reference)?;
+            images.insert(image.image_id, image);
+        }
+        let mut all = Vec::with_capacity(images.len());
+        for image in images.into_values() {
+            let mut gone = Deregistered {
+                image,
+                deleted: Vec::new(),
+                kept: Vec::new(),
+            };
+            self.remove_image(&mut gone, delete_snapshots)?;
+            all.push(gone);
+        }
+        Ok(all)
     }
 
     /// Removes the image, and those of its snapshots that nothing else uses, in the transaction that is

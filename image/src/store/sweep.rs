@@ -71,7 +71,10 @@ impl Store {
     }
 
     /// The files that no row names and no process works on.
-    pub(super) fn leftovers(&self) -> Result<Vec<PathBuf>, Error> {
+    ///
+    /// # Errors
+    /// As [`Store::sweep`].
+    pub fn leftovers(&self) -> Result<Vec<PathBuf>, Error> {
         let doubt = Doubt::default();
         let mut found = self.snapshots.leftovers(
             &|id| doubt.named(self.catalogue.has_table(id)),

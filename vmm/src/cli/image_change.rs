@@ -8,7 +8,7 @@ use kami_image::store::{self, Deregistered, ImageChange, ImageCopy, Store};
 use kami_image::time::parse_iso8601;
 use serde_json::json;
 
-use super::output::{Format, OutputArgs, print, print_json};
+use super::output::{DryRun, Format, OutputArgs, print, print_json};
 use super::value::duration;
 use super::{Error, open_store};
 use crate::exit::Exit;
@@ -100,6 +100,9 @@ pub struct DeregisterArgs {
     delete_snapshots: bool,
 
     #[command(flatten)]
+    dry_run: DryRun,
+
+    #[command(flatten)]
     output: OutputArgs,
 }
 
@@ -171,16 +174,15 @@ impl DeregisterArgs {
     /// One bad id fails the whole command, before anything is done.
     pub fn run(self) -> Result<Exit, Error> {
         let store = open_store()?;
-        let mut ids = Vec::new();
-        for image in &self.images {
-            ids.push(store.own_image(image)?.image_id);
+        if self.dry_run.is_set() {
+            let gone = store.would_deregister(&self.images, self.delete_snapshots)?;
+            let images: Vec<_> = gone.iter().map(|gone| gone.image.image_id).collect();
+            let snapshots: Vec<_> = gone.iter().flat_map(|gone| &gone.deleted).collect();
+            self.dry_run.tell("deregister", &images)?;
+            self.dry_run.tell("delete", &snapshots)?;
+            return Ok(Exit::Done);
         }
-        ids.sort();
-        ids.dedup();
-        let mut gone = Vec::new();
-        for id in ids {
-            gone.push(store.deregister_image(&id.to_string(), self.delete_snapshots)?);
-        }
+        let gone = store.deregister_images(&self.images, self.delete_snapshots)?;
         match self.output.format {
             Format::Json => {
                 let results: Vec<_> = gone.iter().flat_map(results).collect();

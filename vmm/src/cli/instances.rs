@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::filter::{ListArgs, tell_token};
 use super::instances_describe::{describe, reservation, reservations};
+use super::instance_types::TypesArgs;
 use super::instances_modify::ModifyArgs;
 use super::instances_verbs::{
     LogsArgs, RebootArgs, RmArgs, StartArgs, StopArgs, TerminateArgs, all,
@@ -25,6 +26,8 @@ pub enum Command {
     Run(Box<run::Args>),
     /// List instances
     Ls(PsArgs),
+    /// List instance types, your own first
+    Types(TypesArgs),
     /// Show all about instances
     Show(ShowArgs),
     /// Start stopped instances again
@@ -52,6 +55,7 @@ impl Command {
         match self {
             Self::Run(args) => args.run(),
             Self::Ls(args) => args.run(),
+            Self::Types(args) => args.run(),
             Self::Show(args) => args.run(),
             Self::Start(args) => args.run(),
             Self::Stop(args) => args.run(),

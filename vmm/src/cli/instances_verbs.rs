@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use kami_image::mapping::Ephemeral;
 use kami_image::store::{self, Instance, Store};
 
-use super::output::{print, tolerate_broken_pipe};
+use super::output::{DryRun, print, tolerate_broken_pipe};
 use super::value::duration;
 use super::{Error, open_store};
 use crate::config::Config;
@@ -81,6 +81,9 @@ pub struct TerminateArgs {
     /// Seconds that a guest has to react to its power button before it is ended by force
     #[arg(long, short, value_name = "SECONDS", default_value_t = 30)]
     time: u32,
+
+    #[command(flatten)]
+    dry_run: DryRun,
 }
 
 #[derive(Debug, clap::Args)]
@@ -215,6 +218,11 @@ impl TerminateArgs {
         instances
             .iter()
             .try_for_each(Instance::check_can_terminate)?;
+        if self.dry_run.is_set() {
+            let ids: Vec<_> = instances.iter().map(|instance| instance.id).collect();
+            self.dry_run.tell("terminate", &ids)?;
+            return Ok(Exit::Done);
+        }
         for instance in &instances {
             store.begin_termination(instance)?;
         }

@@ -10,6 +10,7 @@ mod image;
 mod image_change;
 mod image_create;
 mod image_prune;
+mod instance_types;
 mod instances;
 mod instances_describe;
 mod instances_modify;
@@ -26,7 +27,9 @@ mod tag;
 pub mod value;
 mod volume;
 
-use clap::{Parser, Subcommand};
+use std::fmt::Write as _;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use kami_image::store::Store;
 
 pub use error::{Error, chain};
@@ -53,22 +56,22 @@ enum Command {
     /// Machine images
     #[command(subcommand)]
     Image(image::Command),
-    /// Kernels and ramdisks that images name
+    /// Snapshots of volumes
     #[command(subcommand)]
-    Kernel(kernel::Command),
-    /// Volumes: create, attach, detach, modify, delete, list
+    Snapshot(snapshot::Command),
+    /// Volumes
     #[command(subcommand)]
     Volume(volume::Command),
+    /// Instances; the commands below are short for some of these
+    #[command(subcommand)]
+    Instance(instances::Command),
     /// Names for images, with versions to roll back to
     #[command(subcommand)]
     Parameter(parameter::Command),
-    /// Snapshots of volumes: create, list, export, delete
+    /// Kernels and ramdisks that images name
     #[command(subcommand)]
-    Snapshot(snapshot::Command),
-    /// Instances: everything about them; the commands below are short for some of it
-    #[command(subcommand)]
-    Instance(instances::Command),
-    /// The store itself: check, collect garbage
+    Kernel(kernel::Command),
+    /// The store itself: check it, collect garbage
     #[command(subcommand)]
     Store(store::Command),
     /// Launch an instance from an image
@@ -99,7 +102,43 @@ fn open_store() -> Result<Store, Error> {
     Ok(Store::open(&Store::default_home())?.with_account(account))
 }
 
+/// The commands as their help groups them.
+const GROUPS: [(&str, &[&str]); 3] = [
+    (
+        "Objects",
+        &[
+            "image",
+            "snapshot",
+            "volume",
+            "instance",
+            "parameter",
+            "kernel",
+            "store",
+        ],
+    ),
+    (
+        "Instances, in short",
+        &[
+            "run",
+            "ps",
+            "logs",
+            "start",
+            "stop",
+            "reboot",
+            "terminate",
+            "rm",
+        ],
+    ),
+    ("This host", &["doctor", "completion"]),
+];
+
 impl Cli {
+    /// The process's own command line. Ends the process where that is wrong, or asks for help.
+    pub fn of_process() -> Self {
+        let matches = grouped(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Does what was asked.
     ///
     /// # Errors
@@ -128,6 +167,23 @@ impl Cli {
             }
         }
     }
+}
+
+/// clap knows headings for options only.
+fn grouped(command: clap::Command) -> clap::Command {
+    let header = *command.get_styles().get_header();
+    let literal = *command.get_styles().get_literal();
+    let mut help = String::from("{about}\n\n{usage-heading} {usage}\n");
+    for (title, names) in GROUPS {
+        let _ = writeln!(help, "\n{header}{title}:{header:#}");
+        for name in names {
+            let about = command.find_subcommand(name).and_then(|it| it.get_about());
+            let about = about.map(ToString::to_string).unwrap_or_default();
+            let _ = writeln!(help, "  {literal}{name:10}{literal:#}  {about}");
+        }
+    }
+    let _ = write!(help, "\n{header}Options:{header:#}\n{{options}}");
+    command.help_template(help)
 }
 
 #[cfg(test)]

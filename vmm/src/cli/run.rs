@@ -37,48 +37,58 @@ pub struct Args {
 
     /// Boot this kernel instead of the image's: an aki-ID, or a file: bzImage or ELF, on arm64 Image,
     /// compressed or not
-    #[arg(long, value_name = "FILE|ID")]
+    #[arg(long, value_name = "FILE|ID", help_heading = "Machine")]
     kernel: Option<PathBuf>,
 
     /// Give the kernel this initial ramdisk: a file or an ari-ID
-    #[arg(long, value_name = "FILE|ID")]
+    #[arg(long, value_name = "FILE|ID", help_heading = "Machine")]
     initrd: Option<PathBuf>,
 
     /// Add to the end of the kernel's command line
-    #[arg(long, value_name = "STR", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "STR",
+        allow_hyphen_values = true,
+        help_heading = "Machine"
+    )]
     append: Option<String>,
 
     /// An instance type, such as m5d.large: its processors, memory and ephemeral disks
-    #[arg(long = "type", short = 't', value_name = "TYPE")]
+    #[arg(
+        long = "type",
+        short = 't',
+        value_name = "TYPE",
+        help_heading = "Machine"
+    )]
     instance_type: Option<String>,
 
     /// Number of virtual CPUs, 1 to 32 [default: the type's, else 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32), help_heading = "Machine")]
     cpus: Option<u32>,
 
     /// Size of the guest's memory, such as 512M or 2G [default: the type's, else 1G]
-    #[arg(long, short, value_name = "SIZE", value_parser = memory_bytes)]
+    #[arg(long, short, value_name = "SIZE", value_parser = memory_bytes, help_heading = "Machine")]
     memory: Option<u64>,
 
     /// Add to or change the image's block device mapping, in EC2's short syntax or JSON:
     /// /dev/sdb=ephemeral0, /dev/sdc=:20, /dev/sdd=snap-ID:30:true, /dev/sdb=none
-    #[arg(long, short, value_name = "MAPPING", value_parser = mapping)]
+    #[arg(long, short, value_name = "MAPPING", value_parser = mapping, help_heading = "Disks")]
     block_device: Vec<BlockDeviceMapping>,
 
     /// Size of each ephemeral disk [default: the type's, else 8G]
-    #[arg(long, value_name = "SIZE", value_parser = size_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = size_bytes, help_heading = "Disks")]
     ephemeral_size: Option<u64>,
 
     /// Name the instance
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = "Instance")]
     name: Option<String>,
 
     /// Give the instance a tag
-    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    #[arg(long = "tag", value_name = "KEY=VALUE", help_heading = "Instance")]
     tags: Vec<Tag>,
 
     /// Give the guest this user data, at most 16 KiB
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Instance")]
     user_data: Option<PathBuf>,
 
     /// What becomes of the instance when its guest powers off: stop or terminate
@@ -86,37 +96,38 @@ pub struct Args {
         long,
         value_name = "BEHAVIOR",
         default_value = "stop",
-        hide_default_value = true
+        hide_default_value = true,
+        help_heading = "Instance"
     )]
     shutdown_behavior: ShutdownBehavior,
 
     /// Refuse to terminate or remove the instance, until it is modified
-    #[arg(long)]
+    #[arg(long, help_heading = "Instance")]
     disable_api_termination: bool,
 
     /// Launch so many instances, or at least MIN and up to MAX; with -d
-    #[arg(long, value_name = "N|MIN:MAX", value_parser = count)]
+    #[arg(long, value_name = "N|MIN:MAX", value_parser = count, help_heading = "Instance")]
     count: Option<RangeInclusive<u32>>,
 
     /// Launch once: asked again with the same token, print what was launched
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, value_name = "TOKEN", help_heading = "Instance")]
     client_token: Option<String>,
 
     /// Remove the instance when it has ended
-    #[arg(long)]
+    #[arg(long, help_heading = "Instance")]
     rm: bool,
 
     /// Leave the instance in the background and print its id
-    #[arg(long, short)]
+    #[arg(long, short, help_heading = "Console and end")]
     detach: bool,
 
     /// Where the guest's console goes, besides the log: stdio, file=PATH or none [default: stdio,
     /// with -d none]
-    #[arg(long, value_name = "WHERE", value_parser = console)]
+    #[arg(long, value_name = "WHERE", value_parser = console, help_heading = "Console and end")]
     console: Option<launch::Console>,
 
     /// End the guest by force after this time, such as 90s or 1m30s
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Console and end")]
     timeout: Option<Duration>,
 
     /// This process is what a `run -d` started

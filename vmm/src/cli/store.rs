@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use kami_image::store::CheckReport;
 
-use super::output::print;
+use super::output::{DryRun, print};
 use super::progress::Meter;
 use super::value::show_size;
 use super::{Error, open_store};
@@ -17,7 +17,7 @@ pub enum Command {
     /// Fails, with status 1, when anything is found. Nothing is changed without --repair.
     Check(CheckArgs),
     /// Delete what crashes have left, and free the space of deleted snapshots
-    Gc,
+    Gc(GcArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -28,11 +28,17 @@ pub struct CheckArgs {
     repair: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct GcArgs {
+    #[command(flatten)]
+    dry_run: DryRun,
+}
+
 impl Command {
     pub fn run(self) -> Result<Exit, Error> {
         match self {
             Self::Check(args) => check(&args),
-            Self::Gc => collect(),
+            Self::Gc(args) => collect(&args),
         }
     }
 }
@@ -89,8 +95,15 @@ fn summary(report: &CheckReport) -> String {
     text
 }
 
-fn collect() -> Result<Exit, Error> {
-    let collected = open_store()?.collect_garbage()?;
+fn collect(args: &GcArgs) -> Result<Exit, Error> {
+    let store = open_store()?;
+    if args.dry_run.is_set() {
+        let leftovers = store.leftovers()?;
+        let paths: Vec<_> = leftovers.iter().map(|path| path.display()).collect();
+        args.dry_run.tell("delete", &paths)?;
+        return Ok(Exit::Done);
+    }
+    let collected = store.collect_garbage()?;
     let mut text = format!(
         "deleted {} files, freed {}\n",
         collected.leftovers,

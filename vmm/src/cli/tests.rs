@@ -32,6 +32,20 @@ fn run_takes_every_documented_option() {
 }
 
 #[test]
+fn every_command_is_in_one_group_of_the_help() {
+    let grouped: Vec<_> = super::GROUPS.iter().flat_map(|(_, names)| *names).collect();
+    let command = Cli::command();
+    let names = command.get_subcommands().map(clap::Command::get_name);
+    assert!(names.eq(grouped.into_iter().copied()));
+    let help = super::grouped(command).render_help().to_string();
+    assert!(
+        help.contains("\nObjects:\n  image       Machine images\n"),
+        "{help}"
+    );
+    assert!(help.ends_with("Print version\n"), "{help}");
+}
+
+#[test]
 fn bad_values_are_refused_with_what_is_wrong() {
     for (args, part) in [
         ("run", "<IMAGE>"),

@@ -60,6 +60,10 @@ fn own_types_come_before_the_built_in_ones() {
     assert_eq!(own.ephemeral.count, 0);
     let built_in = config.instance_type("m5.xlarge").unwrap();
     assert_eq!(built_in.vcpus, 4);
+    let all = config.all_instance_types();
+    assert_eq!(all[0], own);
+    assert_eq!(all[1], small);
+    assert_eq!(all.iter().filter(|it| it.name == "m5.large").count(), 1);
     let error = config.instance_type("m5.huge").unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -101,3 +101,26 @@ fn snapshots_go_with_the_last_image_that_uses_them() {
     place.store.remove_instance(&id).unwrap();
     assert!(!place.files().contains(&table), "{:?}", place.files());
 }
+
+#[test]
+fn several_images_go_together_or_not_at_all() {
+    let place = Place::new();
+    let first = place.import("first");
+    place.store.copy_image("first", &copy("second")).unwrap();
+    let before = place.state();
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let error = place
+        .store
+        .deregister_images(&names(&["first", "third"]), true);
+    assert!(matches!(error, Err(Error::ImageNotFound { .. })));
+    let both = names(&["first", "second", "first"]);
+    let told = place.store.would_deregister(&both, true).unwrap();
+    assert_eq!(place.state(), before);
+
+    // The snapshot is nobody's once the last of them is gone.
+    let gone = place.store.deregister_images(&both, true).unwrap();
+    assert_eq!(gone, told);
+    let deleted: Vec<_> = gone.into_iter().flat_map(|gone| gone.deleted).collect();
+    assert_eq!(deleted, Vec::from_iter(first.snapshots()));
+    assert!(place.store.images().unwrap().is_empty());
+}

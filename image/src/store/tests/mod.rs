@@ -124,6 +124,14 @@ impl Place {
     }
 }
 
+impl Store {
+    fn deregister_image(&self, image: &str, snapshots: bool) -> Result<Deregistered, Error> {
+        let mut gone = self.deregister_images(&[image.to_owned()], snapshots)?;
+        assert_eq!(gone.len(), 1);
+        Ok(gone.remove(0))
+    }
+}
+
 fn list(folder: &Path, name: &str, files: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten() {
         let entry = entry.unwrap();

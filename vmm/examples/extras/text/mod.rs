@@ -6,6 +6,7 @@ mod instance;
 mod kernel;
 mod parameter;
 mod snapshot;
+mod store;
 mod volume;
 
 use kami_vmm::exit::Exit;
@@ -31,6 +32,7 @@ pub fn all() -> impl Iterator<Item = &'static Text> {
         volume::TEXTS,
         snapshot::TEXTS,
         parameter::TEXTS,
+        store::TEXTS,
         kernel::TEXTS,
         instance::TEXTS,
         host::TEXTS,
