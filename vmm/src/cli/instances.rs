@@ -7,8 +7,8 @@ use kami_image::store::{Instance, InstanceState, Store, iso8601};
 use serde_json::{Value, json};
 
 use super::filter::{ListArgs, tell_token};
-use super::instances_describe::{describe, reservation, reservations};
 use super::instance_types::TypesArgs;
+use super::instances_describe::{describe, reservation, reservations};
 use super::instances_modify::ModifyArgs;
 use super::instances_verbs::{
     LogsArgs, RebootArgs, RmArgs, StartArgs, StopArgs, TerminateArgs, all,
