@@ -15,31 +15,9 @@ fn names(home: &Home) -> Vec<String> {
     names
 }
 
-/// The whole content of a frozen volume, chunk by chunk.
-fn content(frozen: &Frozen) -> Vec<u8> {
-    let len = usize::try_from(CHUNK_BYTES).unwrap();
-    let chunks = frozen.size_bytes().div_ceil(CHUNK_BYTES);
-    let mut bytes = vec![0xaa; usize::try_from(chunks).unwrap() * len];
-    for (index, chunk) in (0..).zip(bytes.chunks_mut(len)) {
-        frozen.read_chunk(index, chunk).unwrap();
-    }
-    let size = usize::try_from(frozen.size_bytes()).unwrap();
-    assert!(bytes[size..].iter().all(|byte| *byte == 0));
-    bytes.truncate(size);
-    bytes
-}
-
 /// Makes a snapshot of what `frozen` is, whole.
 fn snapshot_of(home: &Home, frozen: &Frozen) -> SnapshotId {
-    let disk = home.path().join("frozen.raw");
-    std::fs::write(&disk, content(frozen)).unwrap();
-    let id = SnapshotId::generate();
-    let mut source = format::open(&disk).unwrap();
-    SnapshotFiles::new(home.path())
-        .write(&id, &mut source, &(), &mut |_| ControlFlow::Continue(()))
-        .unwrap()
-        .keep();
-    id
+    home.import(&content(frozen))
 }
 
 #[test]

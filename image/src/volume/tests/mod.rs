@@ -63,6 +63,35 @@ impl Home {
     }
 }
 
+impl Home {
+    /// Makes a snapshot of these bytes.
+    fn import(&self, bytes: &[u8]) -> SnapshotId {
+        let disk = self.path().join("import.raw");
+        std::fs::write(&disk, bytes).unwrap();
+        let id = SnapshotId::generate();
+        let mut source = format::open(&disk).unwrap();
+        SnapshotFiles::new(self.path())
+            .write(&id, &mut source, &(), &mut |_| ControlFlow::Continue(()))
+            .unwrap()
+            .keep();
+        id
+    }
+}
+
+/// The whole content of a frozen volume, chunk by chunk.
+fn content(frozen: &Frozen) -> Vec<u8> {
+    let len = usize::try_from(chunk::CHUNK_BYTES).unwrap();
+    let chunks = frozen.size_bytes().div_ceil(chunk::CHUNK_BYTES);
+    let mut bytes = vec![0xaa; usize::try_from(chunks).unwrap() * len];
+    for (index, chunk) in (0..).zip(bytes.chunks_mut(len)) {
+        frozen.read_chunk(index, chunk).unwrap();
+    }
+    let size = usize::try_from(frozen.size_bytes()).unwrap();
+    assert!(bytes[size..].iter().all(|byte| *byte == 0));
+    bytes.truncate(size);
+    bytes
+}
+
 /// Reads as the device does.
 fn read(volume: &mut Volume, offset: u64, len: usize) -> Vec<u8> {
     let mut extents = Vec::new();

@@ -1,4 +1,5 @@
-//! Property: a volume reads as a vector of bytes does, whatever is done to it in whatever order.
+//! Property: a volume reads as a vector of bytes does, whatever is done to it in whatever order, and what was
+//! frozen of it reads as a copy of that vector.
 
 use super::*;
 use proptest::prelude::*;
@@ -17,6 +18,12 @@ enum Op {
     FailFlush,
     Reopen,
     Grow(u64),
+    Freeze,
+    /// Snapshots take the place of the oldest frozen layers; the catalogue says so before the volume is told,
+    /// if it is told at all.
+    Rebase {
+        told: bool,
+    },
 }
 
 /// Offset and length, by sectors, of requests large and small; the caller cuts them to fit.
@@ -50,19 +57,34 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::FailFlush),
         1 => Just(Op::Reopen),
         1 => (1u64..600).prop_map(|sectors| Op::Grow(sectors * 512)),
+        2 => Just(Op::Freeze),
+        1 => prop::bool::weighted(0.7).prop_map(|told| Op::Rebase { told }),
     ]
 }
 
-/// A volume and what it should read as.
-struct Pair {
-    files: VolumeFiles,
-    id: VolumeId,
-    snapshot: Option<SnapshotId>,
-    volume: Option<Volume>,
+/// A volume as it was.
+struct Kept {
+    standing: Standing,
+    /// The layer that was begun then.
+    layer: u32,
     model: Vec<u8>,
 }
 
-impl Pair {
+/// A volume and what it should read as.
+struct Pair<'a> {
+    home: &'a Home,
+    files: VolumeFiles,
+    id: VolumeId,
+    standing: Standing,
+    /// What the snapshot below all layers is.
+    base: Vec<u8>,
+    volume: Option<Volume>,
+    model: Vec<u8>,
+    /// Oldest first.
+    frozen: Vec<Kept>,
+}
+
+impl Pair<'_> {
     fn volume(&mut self) -> &mut Volume {
         self.volume.as_mut().unwrap()
     }
@@ -81,11 +103,63 @@ impl Pair {
 
     fn reopen(&mut self) {
         self.volume = None;
-        let size = self.model.len() as u64;
-        let volume = self
-            .files
-            .open(&self.id, &Standing::new(size, self.snapshot));
+        self.standing.size_bytes = self.model.len() as u64;
+        let volume = self.files.open(&self.id, &self.standing);
         self.volume = Some(volume.unwrap());
+    }
+
+    fn freeze(&mut self) {
+        let layer = self.volume().freeze().unwrap();
+        let kept = Kept {
+            standing: self.standing,
+            layer,
+            model: self.model.clone(),
+        };
+        if let Some(last) = self.frozen.last().filter(|last| last.layer == layer) {
+            // Nothing was written since.
+            assert!(self.model.starts_with(&last.model));
+            assert!(self.model[last.model.len()..].iter().all(|byte| *byte == 0));
+        } else {
+            self.frozen.push(kept);
+        }
+    }
+
+    /// Whether everything that was frozen still is.
+    fn check_frozen(&mut self) {
+        flush(self.volume());
+        for kept in &self.frozen {
+            let standing = Standing {
+                size_bytes: kept.standing.size_bytes,
+                ..self.standing
+            };
+            let view = self.files.frozen(&self.id, &standing, kept.layer).unwrap();
+            assert!(content(&view) == kept.model);
+            let changed = view.changed_chunks().unwrap();
+            assert!(changed.is_sorted());
+            let len = usize::try_from(chunk::CHUNK_BYTES).unwrap();
+            for (index, chunk) in (0u64..).zip(kept.model.chunks(len)) {
+                let start = usize::try_from(index).unwrap() * len;
+                let old = self.base.iter().skip(start).chain(std::iter::repeat(&0));
+                assert!(changed.contains(&index) || chunk.iter().eq(old.take(chunk.len())));
+            }
+        }
+    }
+
+    fn rebase(&mut self, told: bool) {
+        self.check_frozen();
+        if self.frozen.is_empty() {
+            return;
+        }
+        let kept = self.frozen.remove(0);
+        let snapshot = self.home.import(&kept.model);
+        (self.standing.base, self.standing.layer) = (Some(snapshot), kept.layer);
+        self.base = kept.model;
+        if told {
+            self.volume().rebase(&snapshot, kept.layer).unwrap();
+            self.files.delete_below(&self.id, kept.layer).unwrap();
+        } else {
+            self.reopen();
+        }
     }
 
     fn apply(&mut self, op: Op) {
@@ -103,6 +177,8 @@ impl Pair {
                 assert!(bytes == self.slice(offset, len));
             }
             Op::Flush => flush(self.volume()),
+            Op::Freeze => self.freeze(),
+            Op::Rebase { told } => self.rebase(told),
             Op::FailFlush => {
                 let plan = self.volume().begin_flush();
                 self.volume().end_flush(plan, false);
@@ -180,15 +256,22 @@ fn run(with_snapshot: bool, part_bytes: u64, size: u64, ops: Vec<Op>) {
     }
     let volume = files.create(&id, size, snapshot.as_ref()).unwrap();
     let mut pair = Pair {
+        home: &home,
         files,
         id,
-        snapshot,
+        standing: Standing::new(size, snapshot),
+        base: match with_snapshot {
+            true => home.content.clone(),
+            false => Vec::new(),
+        },
         volume: Some(volume),
         model,
+        frozen: Vec::new(),
     };
     for op in ops {
         pair.apply(op);
     }
+    pair.check_frozen();
     for _ in 0..2 {
         let len = pair.model.len();
         let all = read(pair.volume(), 0, len);
@@ -199,7 +282,7 @@ fn run(with_snapshot: bool, part_bytes: u64, size: u64, ops: Vec<Op>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn volume_matches_a_vector(
