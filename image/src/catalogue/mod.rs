@@ -14,6 +14,7 @@ mod instances;
 mod kernels;
 mod parameters;
 mod schema;
+mod snapshot_list;
 mod snapshots;
 mod tags;
 #[cfg(test)]

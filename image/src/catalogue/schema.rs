@@ -137,6 +137,7 @@ const VERSION_2: &str = "
     ALTER TABLE snapshots ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX snapshots_deleted ON snapshots (id) WHERE deleted;
     UPDATE snapshots SET completed = created;
+    CREATE INDEX snapshots_by_created ON snapshots (created, id);
 
     -- Which segments a snapshot has chunks in. A segment is spare once a snapshot that needed it
     -- was deleted: chunks that nobody needs may still take space there.

@@ -53,7 +53,7 @@ pub struct SnapshotRecord {
     pub damaged: bool,
 }
 
-const COLUMNS: &str = "SELECT id, owner, volume, size_bytes, stored_bytes, full_bytes, description, \
+pub(super) const COLUMNS: &str = "SELECT id, owner, volume, size_bytes, stored_bytes, full_bytes, description, \
     created, completed, damaged FROM snapshots";
 
 impl Catalogue {
@@ -304,7 +304,7 @@ impl Catalogue {
     }
 }
 
-fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<SnapshotRecord> {
+pub(super) fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<SnapshotRecord> {
     Ok(SnapshotRecord {
         id: parsed(row, 0)?,
         owner: parsed(row, 1)?,

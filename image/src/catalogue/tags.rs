@@ -22,27 +22,6 @@ impl Catalogue {
         self.sqlite(query())
     }
 
-    /// Those of every object whose id begins with `prefix`.
-    pub(crate) fn tags_of_all(&self, prefix: &str) -> Result<Vec<(String, Tag)>, Error> {
-        let query = || {
-            // All ids are hex digits after their prefix, and `g` is what follows `f`.
-            self.connection
-                .prepare_cached(
-                    "SELECT resource, key, value FROM tags
-                     WHERE resource >= ?1 AND resource < ?1 || 'g' ORDER BY resource, key",
-                )?
-                .query_map([prefix], |row| {
-                    let tag = Tag {
-                        key: row.get(1)?,
-                        value: row.get(2)?,
-                    };
-                    Ok((row.get(0)?, tag))
-                })?
-                .collect()
-        };
-        self.sqlite(query())
-    }
-
     /// A key that the object has gets the new value.
     pub(crate) fn add_tags(&self, resource: &str, tags: &[Tag]) -> Result<(), Error> {
         let add = || {

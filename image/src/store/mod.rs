@@ -36,6 +36,7 @@ mod reclaim;
 mod register;
 mod repair;
 mod snapshot;
+mod snapshot_list;
 mod sweep;
 mod tags;
 #[cfg(test)]

@@ -3,8 +3,6 @@
 //! Implements `CreateTags` and `DeleteTags`. The objects are named by their ids, which whoever calls
 //! has looked up.
 
-use std::collections::HashMap;
-
 use super::{Error, Store};
 use crate::manifest::{InvalidTag, Tag, check_tags};
 
@@ -41,18 +39,6 @@ impl Store {
     /// [`Error::Catalogue`]
     pub fn tags(&self, resource: &str) -> Result<Vec<Tag>, Error> {
         Ok(self.catalogue.tags(resource)?)
-    }
-
-    /// The tags of every object whose id begins with `prefix`, that of its kind, by id.
-    ///
-    /// # Errors
-    /// [`Error::Catalogue`]
-    pub fn tags_of_all(&self, prefix: &str) -> Result<HashMap<String, Vec<Tag>>, Error> {
-        let mut all: HashMap<_, Vec<_>> = HashMap::new();
-        for (resource, tag) in self.catalogue.tags_of_all(prefix)? {
-            all.entry(resource).or_default().push(tag);
-        }
-        Ok(all)
     }
 
     /// Gives each object the tags; a key that it has gets the new value.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use kami_image::chunk::{CHUNK_BYTES, Digest};
 use kami_image::export;
-use kami_image::filter::{Noun, cut};
+use kami_image::filter::Noun;
 use kami_image::id::SnapshotId;
 use kami_image::manifest::{GIB, Tag};
 use kami_image::store::{Live, SnapshotRecord, Store, VolumeSnapshot, iso8601};
@@ -218,17 +218,7 @@ fn id_of(store: &Store, reference: &str) -> Result<String, Error> {
 fn list(args: &ListArgs) -> Result<Exit, Error> {
     let store = open_store()?;
     let filters = args.filters(Noun::Snapshot)?;
-    let mut snapshots = store.snapshots()?;
-    if !filters.is_empty() {
-        let mut tags = store.tags_of_all(SnapshotId::PREFIX)?;
-        snapshots.retain(|snapshot| {
-            let tags = tags.remove(&snapshot.id.to_string());
-            filters.matches(&describe(snapshot, &tags.unwrap_or_default()))
-        });
-    }
-    // Oldest first, as the store has them.
-    let key = |snapshot: &SnapshotRecord| format!("{} {}", iso8601(snapshot.started), snapshot.id);
-    let (snapshots, token) = cut(snapshots, &args.page(), key);
+    let (snapshots, token) = store.list_snapshots(&filters, &args.page(), &describe)?;
     match args.output.format {
         Format::Json => {
             let shown = snapshots.iter().map(|it| described(&store, it));
