@@ -162,3 +162,28 @@ fn failing_guests_restore_the_terminal() {
         assert_eq!(format!("{:?}", terminal.modes()), before, "{mode}");
     }
 }
+
+#[test]
+fn errors_have_colours_on_a_terminal_unless_they_are_not_wanted() {
+    let lab = Lab::new();
+    for (variable, is_coloured) in [("KAMI_LOG", true), ("NO_COLOR", false)] {
+        let terminal = Terminal::new();
+        let child = lab
+            .command(common::KAMI)
+            .args(["image", "show", "nothing"])
+            .env("TERM", "xterm")
+            .env_remove("NO_COLOR")
+            .env(variable, "warn")
+            .stderr(terminal.side.try_clone().unwrap())
+            .spawn()
+            .unwrap();
+        assert_eq!(finish(child).code, Some(4));
+        let shown = || terminal.shown.lock().unwrap().clone();
+        wait_until("the help is shown", || shown().contains("lists the images"));
+        let error = match is_coloured {
+            true => "kami: \x1b[1;31merror:\x1b[0m The image id '[nothing]' does not exist",
+            false => "kami: error: The image id '[nothing]' does not exist",
+        };
+        assert!(shown().contains(error), "{:?}", shown());
+    }
+}

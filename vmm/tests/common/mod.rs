@@ -53,6 +53,10 @@ impl Lab {
         command
             .env("KAMI_HOME", self.path("home"))
             .env("XDG_RUNTIME_DIR", self.path("run"))
+            // Whoever runs the tests may have settings.
+            .env("XDG_CONFIG_HOME", self.path("config"))
+            .env_remove("KAMI_CONFIG")
+            .env_remove("KAMI_ACCOUNT")
             .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

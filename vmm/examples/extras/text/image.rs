@@ -210,4 +210,25 @@ pub const TEXTS: &[Text] = &[
             ),
         ],
     },
+    Text {
+        name: "kami-image-create",
+        description: &[
+            "Makes an image of an instance and prints its id. Every volume that is attached to the instance is snapshotted, all of \
+             one moment; ephemeral disks stay in the mapping, without what is on them.",
+            "A running guest is told to power off first, and started again: its file systems are then whole. With --no-reboot it \
+             runs on, and the image has what it had written by then, as after a power cut.",
+        ],
+        exits: &[Done, Failed, Usage, BadInput, NotFound, Interrupted],
+        has_store: true,
+        examples: &[
+            (
+                "Make an image of an instance:",
+                "kami image create web --name web-2",
+            ),
+            (
+                "Make one while the guest runs, without its third volume:",
+                "kami image create web --name web-3 --no-reboot -b /dev/sdc=none",
+            ),
+        ],
+    },
 ];

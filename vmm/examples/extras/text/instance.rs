@@ -174,4 +174,34 @@ pub const TEXTS: &[Text] = &[
         has_store: true,
         examples: &[("Terminate an instance:", "kami terminate web")],
     },
+    Text {
+        name: "kami-instance-types",
+        description: &[
+            "Lists the instance types that --type takes: those of config.toml, and a table of EC2's common families with EC2's \
+             numbers of processors, memory and ephemeral disks.",
+        ],
+        exits: &[Done, Failed, Usage, BadInput],
+        has_store: false,
+        examples: &[
+            ("List all types:", "kami instance types"),
+            (
+                "Print one as describe-instance-types does:",
+                "kami instance types m5d.large --output json",
+            ),
+        ],
+    },
+    Text {
+        name: "kami-instance-tag",
+        description: &["Gives an instance tags. A key that it has already gets the new value."],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[("Tag an instance:", "kami instance tag web stage=live")],
+    },
+    Text {
+        name: "kami-instance-untag",
+        description: &["Takes tags from an instance. One that it does not have is no error."],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[("Take a tag away:", "kami instance untag web stage")],
+    },
 ];

@@ -76,4 +76,36 @@ pub const TEXTS: &[Text] = &[
             "kami snapshot delete snap-0123456789abcdef0",
         )],
     },
+    Text {
+        name: "kami-snapshot-changes",
+        description: &[
+            "Lists the blocks of 512 KiB that two snapshots differ in, as list-changed-blocks does. No content is read.",
+        ],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[(
+            "List what has changed from one snapshot to the next:",
+            "kami snapshot changes snap-0123456789abcdef0 snap-0123456789abcdef1",
+        )],
+    },
+    Text {
+        name: "kami-snapshot-tag",
+        description: &["Gives a snapshot tags. A key that it has already gets the new value."],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[(
+            "Tag a snapshot:",
+            "kami snapshot tag snap-0123456789abcdef0 keep=yes",
+        )],
+    },
+    Text {
+        name: "kami-snapshot-untag",
+        description: &["Takes tags from a snapshot. One that it does not have is no error."],
+        exits: &[Done, Failed, Usage, NotFound],
+        has_store: true,
+        examples: &[(
+            "Take a tag away:",
+            "kami snapshot untag snap-0123456789abcdef0 keep",
+        )],
+    },
 ];
