@@ -161,17 +161,23 @@ fn snapshot_tag(number: u64) -> u32 {
 /// A store with one snapshot.
 fn store() -> (tempfile::TempDir, SnapshotId) {
     let home = tempfile::tempdir().unwrap();
-    let raw = home.path().join("disk.raw");
     let content = (0..2 * CHUNK_SECTORS).flat_map(|n| sector(snapshot_tag(n)));
-    fs::write(&raw, content.collect::<Vec<_>>()).unwrap();
+    let id = import(home.path(), &content.collect::<Vec<_>>());
+    (home, id)
+}
+
+/// Makes a snapshot of these bytes.
+fn import(home: &Path, bytes: &[u8]) -> SnapshotId {
+    let raw = home.join("disk.raw");
+    fs::write(&raw, bytes).unwrap();
     let id = SnapshotId::generate();
     let mut source = kami_image::format::open(&raw).unwrap();
-    let files = SnapshotFiles::new(home.path());
+    let files = SnapshotFiles::new(home);
     let written = files
         .write(&id, &mut source, &Empty, &mut |_| ControlFlow::Continue(()))
         .unwrap();
     written.keep();
-    (home, id)
+    id
 }
 
 fn inode(path: &Path) -> u64 {

@@ -8,7 +8,7 @@ use super::super::super::outside::Command;
 use super::*;
 
 impl Machine {
-    fn hold(&self, flushes: bool) -> Receiver<()> {
+    pub fn hold(&self, flushes: bool) -> Receiver<()> {
         let make = |held| Command::Hold { flushes, held };
         self.inlet.ask(make).unwrap()
     }

@@ -3,8 +3,11 @@
 
 use std::os::unix::fs::symlink;
 
+use std::sync::mpsc::Receiver;
+
 use proptest::test_runner::TestRunner;
 
+use super::super::super::outside::Command;
 use super::*;
 
 /// The sectors that histories touch: some of the snapshot's data and some of its zeroes.
@@ -32,6 +35,10 @@ enum Action {
         count: u64,
     },
     Flush,
+    /// A layer is begun while the driver goes on.
+    Freeze,
+    /// A snapshot takes the place of what there is.
+    Rebase,
     /// The ring gets on, this often.
     Turn(u8),
 }
@@ -45,6 +52,8 @@ fn action() -> impl Strategy<Value = Action> {
             .prop_map(|((at, count), unmap)| Action::Zero { at, count, unmap }),
         2 => run.prop_map(|(at, count)| Action::Read { at, count }),
         2 => Just(Action::Flush),
+        1 => Just(Action::Freeze),
+        1 => Just(Action::Rebase),
         6 => (1u8..6).prop_map(Action::Turn),
     ]
 }
@@ -129,7 +138,7 @@ impl Model {
                 self.in_flight.insert(slot, InFlight::Flush(floors));
                 return machine.add(slot, (VIRTIO_BLK_T_FLUSH, 0), Data::None);
             }
-            Action::Turn(_) => return,
+            Action::Turn(_) | Action::Freeze | Action::Rebase => return,
         };
         if !self.is_free(&range) {
             return;
@@ -191,6 +200,76 @@ impl Model {
     }
 }
 
+/// The machine with the driver that the model knows, and what the catalogue says of the volume.
+struct Lab<'a> {
+    home: &'a Path,
+    id: VolumeId,
+    standing: Standing,
+    machine: Machine,
+    model: Model,
+}
+
+impl Lab<'_> {
+    fn turn(&mut self) {
+        for slot in self.machine.turn() {
+            self.model.came_back(slot, &self.machine);
+        }
+    }
+
+    /// Turns until there is an answer.
+    fn answer<T>(&mut self, answer: &Receiver<T>) -> T {
+        loop {
+            match answer.try_recv() {
+                Ok(answer) => return answer,
+                Err(_) => self.turn(),
+            }
+        }
+    }
+
+    fn freeze(&mut self) -> u32 {
+        let held = self.machine.hold(false);
+        self.answer(&held);
+        let frozen = self.machine.inlet.ask(Command::Freeze).unwrap();
+        let layer = self.answer(&frozen).unwrap();
+        self.machine.resume();
+        layer
+    }
+
+    fn rebase(&mut self) {
+        let layer = self.freeze();
+        let known = self.model.sectors.clone();
+        let flushed = self.machine.inlet.ask(Command::Flush).unwrap();
+        assert!(self.answer(&flushed));
+        let files = VolumeFiles::new(self.home);
+        let view = files.frozen(&self.id, &self.standing, layer).unwrap();
+        let len = usize::try_from(CHUNK_SECTORS * 512).unwrap();
+        let mut content = vec![0; 3 * len];
+        for (index, chunk) in (0..).zip(content.chunks_mut(len)) {
+            view.read_chunk(index, chunk).unwrap();
+        }
+        let start = usize::try_from(START * 512).unwrap();
+        for (bytes, known) in content[start..].chunks(512).zip(known) {
+            let legal = &known.history[known.settled().max(known.floor)..];
+            assert!(legal.iter().any(|tag| sector(*tag) == bytes), "{legal:x?}");
+        }
+        content.truncate(usize::try_from(SIZE).unwrap());
+        let snapshot = import(self.home, &content);
+        (self.standing.base, self.standing.layer) = (Some(snapshot), layer);
+        let held = self.machine.hold(true);
+        self.answer(&held);
+        let make = |answer| Command::Rebase(snapshot, layer, answer);
+        let rebased = self.machine.inlet.ask(make).unwrap();
+        self.answer(&rebased).unwrap();
+        self.machine.resume();
+        files.delete_below(&self.id, layer).unwrap();
+        // New files may get the inodes of those that are gone.
+        let volumes = fs::read_dir(self.home.join("volumes")).unwrap();
+        let left: Vec<_> = volumes.map(|it| inode(&it.unwrap().path())).collect();
+        let mut world = self.machine.sim.0.borrow_mut();
+        world.files.retain(|inode, _| left.contains(inode));
+    }
+}
+
 /// The store's volume as a power cut leaves it. Snapshots are on the disk already.
 fn copy_after_power_cut(home: &Path, sim: &Sim) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
@@ -211,7 +290,7 @@ fn copy_after_power_cut(home: &Path, sim: &Sim) -> tempfile::TempDir {
 #[test]
 fn power_cut_leaves_every_flushed_write() {
     let (home, snapshot) = store();
-    let mut runner = TestRunner::new(ProptestConfig::with_cases(128));
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(96));
     let histories = (prop::collection::vec(action(), 1..60), 1u64..);
     let result = runner.run(&histories, |(history, random)| {
         check(home.path(), &snapshot, history, random)
@@ -227,20 +306,30 @@ fn check(
     random: u64,
 ) -> Result<(), TestCaseError> {
     let (volume, id, ..) = volume(home, snapshot);
-    let mut machine = Machine::new(volume, Sim::new(random));
-    let mut model = Model::new();
+    let mut lab = Lab {
+        home,
+        id,
+        standing: Standing::new(SIZE, Some(*snapshot)),
+        machine: Machine::new(volume, Sim::new(random)),
+        model: Model::new(),
+    };
     for (slot, action) in history.into_iter().enumerate() {
-        model.submit(slot, action, &mut machine);
-        if let Action::Turn(count) = action {
-            for _ in 0..count {
-                for slot in machine.turn() {
-                    model.came_back(slot, &machine);
-                }
-            }
+        lab.model.submit(slot, action, &mut lab.machine);
+        match action {
+            Action::Turn(count) => (0..count).for_each(|_| lab.turn()),
+            Action::Freeze => drop(lab.freeze()),
+            Action::Rebase => lab.rebase(),
+            _ => {}
         }
     }
+    let Lab {
+        mut machine,
+        mut model,
+        standing,
+        ..
+    } = lab;
     let copy = copy_after_power_cut(home, &machine.sim);
-    let reopened = VolumeFiles::new(copy.path()).open(&id, &Standing::new(SIZE, Some(*snapshot)));
+    let reopened = VolumeFiles::new(copy.path()).open(&id, &standing);
     let mut after = Machine::new(reopened.unwrap(), Sim::new(0));
     let bytes = after.read(START, usize::try_from(COUNT * 512).unwrap());
     for (n, (bytes, known)) in bytes.chunks(512).zip(&model.sectors).enumerate() {
