@@ -338,3 +338,114 @@ fn a_change_that_needs_a_stopped_instance_waits_for_none() {
         "the data volume went too"
     );
 }
+
+#[test]
+fn a_launch_carries_on_its_image_s_product_codes_and_has_its_own_tags() {
+    let place = Place::new();
+    let mut image = place.import("debian");
+    image.product_codes = vec![crate::manifest::ProductCode {
+        product_code_id: "abc".to_owned(),
+        product_code_type: "marketplace".to_owned(),
+    }];
+    let disks = place.disks(&image, &[]);
+    let tags = ["role=web".parse().unwrap()];
+    let new = NewInstance {
+        tags: &tags,
+        ..new_instance(&image, None, &disks)
+    };
+    let id = place.store.launch(&new).unwrap().instance.id;
+    let instance = place.store.instance(&id.to_string()).unwrap();
+    assert_eq!(instance.settings.product_codes, image.product_codes);
+    assert_eq!(place.store.tags(&id.to_string()).unwrap(), tags);
+    place.store.remove_instance(&id).unwrap();
+    assert!(place.store.tags(&id.to_string()).unwrap().is_empty());
+}
+
+/// The root of an instance-store image is a disk like an ephemeral one, whatever its mapping says.
+#[test]
+fn a_temporary_root_is_no_volume_and_goes_with_its_instance() {
+    let place = Place::new();
+    let mut image = place.import("debian");
+    image.root_device_type = crate::manifest::RootDeviceType::InstanceStore;
+    let before = place.files();
+    let launched = place.running(&image, InstanceSettings::default());
+    let (id, root) = (launched.instance.id, launched.volumes[0].id);
+    let listed: Vec<_> = place.store.volumes().unwrap();
+    assert_eq!(listed.len(), 1, "the data volume");
+    assert!(matches!(
+        place.store.volume(&root.to_string()),
+        Err(Error::VolumeNotFound { .. })
+    ));
+    let instance = place.store.instance(&id.to_string()).unwrap();
+    let error = place.store.begin_stop(&instance).unwrap_err();
+    assert_eq!(error.code(), Some("UnsupportedOperation"));
+    assert_eq!(place.end(launched, &KILLED), InstanceState::Terminated);
+    let left = place
+        .files()
+        .into_iter()
+        .filter(|file| !before.contains(file));
+    let volumes: Vec<_> = left.filter(|file| file.starts_with("volumes/")).collect();
+    assert_eq!(volumes, [format!("volumes/{}.overlay", listed[0].id)]);
+}
+
+#[test]
+fn a_client_token_stands_for_one_launch_as_long_as_it_is_listed() {
+    let place = Place::new();
+    let image = place.import("debian");
+    let disks = place.disks(&image, &[]);
+    let token = |request: &str| ClientToken {
+        token: "once".to_owned(),
+        request: request.to_owned(),
+    };
+    let asked = token("two web servers");
+    let launch = |asked: &ClientToken, reservation: &str| {
+        place.store.launch(&NewInstance {
+            client_token: Some(asked),
+            reservation: Some(Reservation {
+                id: reservation.to_owned(),
+                index: 0,
+            }),
+            ..new_instance(&image, None, &disks)
+        })
+    };
+    assert_eq!(place.store.launched_with(&asked, "").unwrap(), None);
+    let ids = [(); 2].map(|()| launch(&asked, "r-1").unwrap().instance.id);
+    let before = place.state();
+    let error = launch(&asked, "r-2").unwrap_err();
+    assert!(matches!(error, Error::TokenUsed { .. }), "{error}");
+    let error = launch(&token("three"), "r-2").unwrap_err();
+    assert_eq!(error.code(), Some("IdempotentParameterMismatch"));
+    assert_eq!(place.state(), before);
+    let found = place.again().launched_with(&asked, "").unwrap().unwrap();
+    assert_eq!(found.len(), 2);
+    // Somebody else's token of that name is another one.
+    let other = place
+        .again()
+        .with_account(Some("123456789012".parse().unwrap()));
+    assert_eq!(other.launched_with(&token("x"), "").unwrap(), None);
+    place.store.remove_instance(&ids[0]).unwrap();
+    place.store.terminate(&ids[1]).unwrap();
+    assert_eq!(
+        place
+            .store
+            .launched_with(&asked, "")
+            .unwrap()
+            .unwrap()
+            .len(),
+        1
+    );
+    place.store.remove_instance(&ids[1]).unwrap();
+    assert_eq!(
+        place.store.launched_with(&token("three"), "").unwrap(),
+        None
+    );
+    place.store.sweep().unwrap();
+    assert_eq!(
+        place
+            .store
+            .catalogue
+            .client_token(place.store.owner(), "once")
+            .unwrap(),
+        None
+    );
+}
