@@ -54,6 +54,9 @@ impl Store {
 }
 
 fn copied(source: &Image, copy: &ImageCopy, owner: String) -> Image {
+    let mut other = derived(source.clone());
+    let location = format!("{owner}/{}", copy.name);
+    other.insert("ImageLocation".to_owned(), location.into());
     let mut tags = copy.tags.clone();
     if copy.copy_tags {
         let others = source.tags.iter();
@@ -77,7 +80,7 @@ fn copied(source: &Image, copy: &ImageCopy, owner: String) -> Image {
         deregistration_protection: None,
         last_launched_time: None,
         tags,
-        other: derived(source.clone()),
+        other,
         ..source.clone()
     }
 }

@@ -103,6 +103,15 @@ impl Store {
         image
             .creation_date
             .get_or_insert_with(|| iso8601(SystemTime::now()));
+        let location = format!(
+            "{}/{}",
+            image.owner_id.as_deref().unwrap_or_default(),
+            image.name
+        );
+        image
+            .other
+            .entry("ImageLocation")
+            .or_insert(location.into());
         image.public = false;
         image.last_launched_time = None;
         image

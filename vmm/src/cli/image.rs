@@ -73,6 +73,10 @@ pub struct RegisterArgs {
     /// The file with the bytes of a snapshot that the manifest names: raw, qcow2 or vmdk
     #[arg(long = "snapshot", value_name = "SNAPSHOT=FILE", value_parser = snapshot_file)]
     snapshots: Vec<(SnapshotId, PathBuf)>,
+
+    /// Give the image a tag, besides those of the manifest
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    tags: Vec<Tag>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -150,10 +154,13 @@ impl Command {
 }
 
 fn register(args: &RegisterArgs) -> Result<Exit, Error> {
-    let manifest = Manifest::read(&args.manifest).map_err(|source| Error::Manifest {
+    let mut manifest = Manifest::read(&args.manifest).map_err(|source| Error::Manifest {
         path: args.manifest.clone(),
         source,
     })?;
+    let own = |tag: &Tag| args.tags.iter().all(|new| new.key != tag.key);
+    manifest.image.tags.retain(own);
+    manifest.image.tags.extend_from_slice(&args.tags);
     let store = open_store()?;
     let mut progress = Meter::on_stderr()?;
     let image = store.register(manifest, &args.snapshots, &mut |what, p| {
