@@ -413,3 +413,54 @@ fn many_snapshots_of_one_volume_take_turns() {
     let left = |name: &&String| name.ends_with(".turn");
     assert_eq!(place.files().iter().filter(left).count(), 0);
 }
+
+/// What each step costs follows what is written: of 16 TiB, a chunk at each end.
+#[test]
+fn a_volume_of_16_tib_is_written_at_both_ends_snapshotted_and_deleted() {
+    let place = Place::new();
+    let before = place.state();
+    let ebs = Ebs {
+        volume_size: Some(16 << 10),
+        ..Ebs::default()
+    };
+    let volume = place.store.add_volume(&ebs, &[]).unwrap().id;
+    let last = (16 << 40) / 4096 - 1;
+    let mut disk = open(&place.store, &volume);
+    write_page(&mut disk, 0, 1);
+    write_page(&mut disk, last, 2);
+    disk.sync().unwrap();
+    drop(disk);
+    let first = snapshot(&place.store, volume, None);
+    assert_eq!((first.size_bytes, first.full_bytes), (16 << 40, 2 << 19));
+    let mut disk = open(&place.store, &volume);
+    write_page(&mut disk, last, 3);
+    disk.sync().unwrap();
+    drop(disk);
+    let second = snapshot(&place.store, volume, None);
+    assert!((1..=1 << 19).contains(&second.stored_bytes));
+    let changed = place.store.changed_blocks(&first.id, &second.id).unwrap();
+    assert_eq!(changed.len(), 1);
+    place.store.delete_snapshot(&first.id).unwrap();
+
+    let ebs = Ebs {
+        snapshot_id: Some(second.id),
+        ..Ebs::default()
+    };
+    let copy = place.store.add_volume(&ebs, &[]).unwrap().id;
+    let mut disk = open(&place.store, &copy);
+    for (page, byte) in [(0, 1), (1, 0), (last, 3)] {
+        let mut extents = Vec::new();
+        disk.map_read(page as u64 * 4096, 4096, &mut extents)
+            .unwrap();
+        let mut bytes = [0; 4096];
+        if let Lives::File { file, offset } = extents[0].place {
+            rustix::io::pread(disk.file(file), &mut bytes[..], offset).unwrap();
+        }
+        assert_eq!(bytes, [byte; 4096]);
+    }
+    drop(disk);
+    place.store.delete_volumes(&[volume, copy]).unwrap();
+    place.store.delete_snapshot(&second.id).unwrap();
+    place.store.sweep().unwrap();
+    assert_eq!(place.state(), before);
+}
