@@ -4,7 +4,6 @@
 //! image has a volume of each, and the instance's ephemeral disks without their data. What the image
 //! says besides comes from the one that the instance was launched from, as long as that exists.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use serde_json::{Map, Value};
@@ -141,16 +140,15 @@ impl Store {
     ) -> Result<Vec<Entry>, Error> {
         let root = root_device_name(instance, volumes)?;
         mapping::check_names(&request.mappings, &root)?;
-        let mut disks: BTreeMap<usize, Entry> = BTreeMap::new();
-        for volume in volumes.iter().filter(|volume| volume.ephemeral.is_none()) {
-            disks.insert(volume.position as usize, volume_entry(volume));
-        }
-        for disk in &instance.settings.ephemeral {
-            disks
-                .entry(disk.position)
-                .or_insert_with(|| (ephemeral_entry(disk), None));
-        }
-        let mut entries: Vec<Entry> = disks.into_values().collect();
+        let attached = volumes.iter().filter(|volume| volume.ephemeral.is_none());
+        let ephemeral = instance.settings.ephemeral.iter();
+        let mut disks: Vec<(usize, Entry)> = attached
+            .map(|volume| (volume.position as usize, volume_entry(volume)))
+            .chain(ephemeral.map(|disk| (disk.position, (ephemeral_entry(disk), None))))
+            .collect();
+        // A volume that was attached later may have the place of a disk that is not there now.
+        disks.sort_by_key(|(position, _)| *position);
+        let mut entries: Vec<Entry> = disks.into_iter().map(|(_, entry)| entry).collect();
         for change in &request.mappings {
             let device = &change.device_name;
             match entries
