@@ -18,6 +18,7 @@ mod bitmap;
 mod files;
 mod frozen;
 mod layer;
+mod layer_files;
 mod names;
 mod plan;
 mod stack;
