@@ -57,6 +57,8 @@ fn own_instance_types_are_listed_first_and_launched() {
     let described = lab.done(&["instance", "types", "tiny", "--output", "json"]);
     let described: Value = serde_json::from_str(&described).unwrap();
     assert_eq!(described["InstanceTypes"][0]["MemoryInfo"]["SizeInMiB"], 96);
+    lab.kami(&["run", "test image", "--type", "huge"])
+        .helps("kami instance types");
     lab.kami(&["run", "test image", "--type", "huge"]).refused(
         3,
         &[

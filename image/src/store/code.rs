@@ -4,7 +4,7 @@
 
 use super::{Error, KernelKind, VolumeRefusal};
 use crate::id::{ImageId, SnapshotId, VolumeId};
-use crate::{manifest, mapping};
+use crate::{manifest, mapping, volume};
 
 impl Error {
     /// EC2's code for the error, `InvalidAMIID.NotFound` say.
@@ -35,6 +35,7 @@ impl Error {
             },
             Self::SnapshotNotFound { .. } => "InvalidSnapshot.NotFound",
             Self::SnapshotInUse { .. } => "InvalidSnapshot.InUse",
+            Self::Volume(volume::Error::InUse { .. }) => "VolumeInUse",
             Self::VolumeNotFound { .. } => "InvalidVolume.NotFound",
             Self::Refused(refusal) => refusal.code(),
             Self::InstanceNotFound { .. } => "InvalidInstanceID.NotFound",

@@ -15,7 +15,7 @@ use crate::config;
 use crate::doctor::checks::permission_help;
 use crate::exit::Exit;
 use crate::launch::{self, background};
-use crate::{instance, machine};
+use crate::{instance, machine, memory};
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +88,9 @@ impl Error {
             Self::Store(error) | Self::Launch(launch::Error::Store(error)) => error.help(),
             Self::Kernel(error) => error.help().map(str::to_owned),
             Self::Launch(error) => of_architecture(error).or_else(|| of_launch(error)),
+            Self::Config(config::Error::UnknownType { .. }) => {
+                Some("kami instance types lists the types".into())
+            }
             Self::BackgroundStdio => Some("`kami logs -f` follows its console".into()),
             Self::NoKernel { .. } => {
                 Some("give a bzImage, an arm64 Image, an ELF vmlinux or a cpio archive".into())
@@ -102,7 +105,15 @@ impl Error {
             Self::Store(error) | Self::Launch(launch::Error::Store(error)) => error.code(),
             Self::Config(config::Error::UnknownType { .. })
             | Self::Filter(_)
-            | Self::UserData(_) => Some("InvalidParameterValue"),
+            | Self::UserData(_)
+            | Self::Launch(launch::Error::ImageArchitecture { .. }) => {
+                Some("InvalidParameterValue")
+            }
+            // EC2's word for an instance that no host of its has room for.
+            Self::Launch(
+                launch::Error::Memory(memory::Error::MoreThanHost { .. })
+                | launch::Error::Machine(machine::Error::Cpus(_)),
+            ) => Some("InsufficientInstanceCapacity"),
             _ => None,
         }
     }
@@ -228,6 +239,8 @@ mod tests {
         let unknown = Error::Store(store::Error::ImageNotFound { reference });
         assert_eq!(unknown.code(), Some("InvalidAMIID.NotFound"));
         assert_eq!(Error::BackgroundStdio.code(), None);
+        let large = Error::Launch(machine::Error::Cpus(96).into());
+        assert_eq!(large.code(), Some("InsufficientInstanceCapacity"));
     }
 
     #[test]
