@@ -77,3 +77,19 @@ debian_launches() {
             --file "$program:/bin/kami" --file "${command[0]}" --file "${command[1]}" sh "${command[@]}" 2>&1
     fi || echo "FAILED: $1: ended with status $?"
 }
+
+# rig_life: the transcript of tests/rig/life.sh, natively where the KVM is hardware.
+rig_life() {
+    local command=("$top/tests/rig/life.sh" "$top/scripts/lib/console.sh") disk=$target/images/debian-12/disk.qcow2
+    {
+        if [ "$kvm" = hardware ]; then
+            KAMI_HOME=$home PATH=${kami%/*}:$PATH timeout 1500 sh "${command[@]}" "$disk" 2>&1
+        else
+            "$top/scripts/rig" --cpus 1 --timeout 1500 --memory 5G --disk "$home_disk:/home" --disk "$disk" --env KAMI_HOME=/home \
+                --file "$kami:/bin/kami" --file "${command[0]}" --file "${command[1]}" sh "${command[@]}" /dev/vdc 2>&1
+        fi || echo "FAILED: life: ended with status $?"
+    } | tee "$logs/life.checks"
+    # A second try of the emulated host repeats lines.
+    awk '/^ok: / && !seen[$0]++ { ok++ } /^FAILED: / { failed++ }
+        END { printf "life: %d passed, %d failed\n", ok, failed; exit failed > 0 }' "$logs/life.checks"
+}
