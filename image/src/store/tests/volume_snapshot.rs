@@ -293,6 +293,33 @@ fn volumes_of_an_instance_are_frozen_together() {
 }
 
 #[test]
+fn a_volume_of_16_tib_costs_what_is_written_at_its_ends() {
+    let place = Place::new();
+    let ebs = Ebs {
+        volume_size: Some(16 << 10),
+        ..Ebs::default()
+    };
+    let volume = place.store.add_volume(&ebs, &[]).unwrap().id;
+    let last = (16 << 40) / 4096 - 1;
+    let mut disk = open(&place.store, &volume);
+    write_page(&mut disk, 0, 1);
+    write_page(&mut disk, last, 2);
+    disk.sync().unwrap();
+    drop(disk);
+    let record = snapshot(&place.store, volume, None);
+    assert_eq!(record.stored_bytes, 2 * 4096);
+    assert_eq!(record.full_bytes, 2 * CHUNK_BYTES);
+    let mut reader = place.store.snapshots.read(&record.id).unwrap();
+    let indices = reader.split().0.map(|entry| entry.unwrap().0);
+    let chunks = (16 << 40) / CHUNK_BYTES;
+    assert_eq!(indices.collect::<Vec<_>>(), [0, chunks - 1]);
+    drop(reader);
+    place.store.delete_volumes(&[volume]).unwrap();
+    place.store.delete_snapshot(&record.id).unwrap();
+    assert!(place.files().is_empty(), "{:?}", place.files());
+}
+
+#[test]
 fn changed_blocks_are_those_that_differ() {
     let place = Place::new();
     let volume = add_volume(&place.store, None);
