@@ -11,8 +11,6 @@
 //! instances/     one folder an instance: its lock, and what its process keeps there
 //! kernels/       kernels and RAM disks
 //! ```
-//!
-//! Deleting snapshots is left out for now.
 
 mod check;
 mod code;
