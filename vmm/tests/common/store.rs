@@ -46,14 +46,17 @@ impl Lab {
         snapshot.as_str().unwrap().to_owned()
     }
 
-    /// What a snapshot holds.
+    /// What a snapshot begins with: `len` bytes.
     ///
     /// `snapshot` may be all that the command that made it has printed.
-    pub fn exported(&self, snapshot: &str) -> Vec<u8> {
+    pub fn exported(&self, snapshot: &str, len: usize) -> Vec<u8> {
         let file = self.path(&format!("{snapshot}.exported"));
         let path = file.to_str().unwrap();
         self.done(&["snapshot", "export", snapshot, path, "--format", "raw"]);
-        let bytes = fs::read(&file).unwrap();
+        let mut bytes = vec![0; len];
+        // Not all of it: a disk is a GiB, and many are exported at once.
+        let mut disk = fs::File::open(&file).unwrap();
+        std::io::Read::read_exact(&mut disk, &mut bytes).unwrap();
         fs::remove_file(file).unwrap();
         bytes
     }
