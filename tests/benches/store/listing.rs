@@ -11,7 +11,7 @@ pub fn measure(bench: &Bench) -> Result<Vec<Row>> {
     let mut import = bench.kami("crowded-home");
     time(import.args(["image", "import", "--name", "seed"]).arg(disk))?;
     crowded::fill(&home, 10_000, 100_000)?;
-    let listings: [(&str, &[&str]); 4] = [
+    let listings: [(&str, &[&str]); 6] = [
         ("any image", &["image", "ls"]),
         (
             "images by name",
@@ -29,6 +29,11 @@ pub fn measure(bench: &Bench) -> Result<Vec<Row>> {
                 "--filter",
                 "Name=block-device-mapping.snapshot-id,Values=snap-0000000000000270f",
             ],
+        ),
+        ("any snapshot", &["snapshot", "ls"]),
+        (
+            "snapshots by tag",
+            &["snapshot", "ls", "--filter", "Name=tag:batch,Values=97"],
         ),
     ];
     let subjects = listings.map(|(what, args)| Subject {

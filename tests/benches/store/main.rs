@@ -9,6 +9,8 @@
 mod import;
 mod listing;
 mod materialise;
+mod random;
+mod snapshot;
 mod space;
 
 use std::error::Error;
@@ -58,6 +60,7 @@ fn main() -> Result<()> {
     fs::create_dir_all(&bench.work)?;
     let mut rows = import::measure(&bench)?;
     rows.extend(materialise::measure(&bench)?);
+    rows.extend(snapshot::measure(&bench)?);
     rows.extend(space::measure(&bench)?);
     rows.extend(listing::measure(&bench)?);
     fs::write(&bench.json, json(&rows))?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use kami_tests::measure::{disk_kib, time};
 
+use crate::random::Random;
 use crate::{Bench, Result, Row};
 
 const IMAGES: u64 = 20;
@@ -25,7 +26,7 @@ pub fn measure(bench: &Bench) -> Result<Vec<Row>> {
     let changed = bench.fresh("changed.raw")?;
     time(Command::new("cp").arg(&original).arg(&changed))?;
     let home = bench.fresh("space-home")?;
-    let mut random = Random(5);
+    let mut random = Random::new();
     let (mut imports, mut whole) = (Duration::ZERO, Sum::default());
     for number in 0..IMAGES {
         let places = match number {
@@ -113,17 +114,4 @@ fn restore(original: &Path, changed: &Path, places: &[u64]) -> Result<()> {
         to.write_all_at(&bytes, *place)?;
     }
     Ok(())
-}
-
-/// Places that are the same in every run. Knuth's constants for a linear congruential generator modulo 2^64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 32) % end
-    }
 }
