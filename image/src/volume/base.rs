@@ -9,8 +9,8 @@ use crate::chunk::{self, CHUNK_BYTES, ChunkPlace};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// Segment files that one volume opens, at most. An import makes one for each TiB of new
-/// content, so a snapshot lies in as many as imports that it shares chunks with.
+/// Segment files that one volume opens, at most. An import or a snapshot makes one for each TiB of
+/// new content; of a volume's snapshots each takes over 128 at most from the one before.
 pub(super) const MAX_SEGMENTS: usize = 4096;
 
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //!
 //! A machine runs once. A guest's reset ends it like any other end, and its caller builds a fresh one from
 //! the same devices, so that nothing of the first run is left. Left out on purpose: pausing,
-//! snapshots, hot plug, more than [`MAX_CPUS`] vCPUs.
+//! snapshots of the machine's state (its disks can be frozen), hot plug, more than [`MAX_CPUS`] vCPUs.
 
 mod ending;
 mod error;
