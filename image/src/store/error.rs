@@ -261,7 +261,31 @@ impl Error {
             Self::Catalogue(catalogue::Error::Newer { .. }) => {
                 Some("use that version, or another folder through KAMI_HOME".to_owned())
             }
-            _ => None,
+            _ => of_folder(self).map(str::to_owned),
         }
     }
+}
+
+/// What can be done about a folder that takes no more.
+fn of_folder(error: &Error) -> Option<&'static str> {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    const READ_ONLY: &str = "make the store's folder writable, or use another through KAMI_HOME";
+    const FULL: &str = "free some space: kami store gc, kami image prune, or beside the store";
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        let sqlite = error
+            .downcast_ref::<rusqlite::Error>()
+            .and_then(rusqlite::Error::sqlite_error_code);
+        match (io, sqlite) {
+            (Some(ReadOnlyFilesystem), _) | (_, Some(rusqlite::ErrorCode::ReadOnly)) => {
+                return Some(READ_ONLY);
+            }
+            (Some(StorageFull | QuotaExceeded), _) | (_, Some(rusqlite::ErrorCode::DiskFull)) => {
+                return Some(FULL);
+            }
+            _ => cause = error.source(),
+        }
+    }
+    None
 }

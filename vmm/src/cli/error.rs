@@ -135,13 +135,19 @@ impl Error {
     }
 }
 
-/// The error and all that caused it, outermost first, on one line.
+/// The error and all that caused it, outermost first, on one line. A cause that only says again what
+/// was said, as SQLite's do, is left out.
 pub fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
+    let mut last = error.to_string();
+    let mut text = last.clone();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let said = error.to_string();
+        if !said.ends_with(&last) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        last = said;
         cause = error.source();
     }
     // What a file or a guest says of itself may hold anything.
@@ -241,6 +247,26 @@ mod tests {
         assert_eq!(Error::BackgroundStdio.code(), None);
         let large = Error::Launch(machine::Error::Cpus(96).into());
         assert_eq!(large.code(), Some("InsufficientInstanceCapacity"));
+    }
+
+    #[test]
+    fn chain_does_not_say_a_thing_twice_and_a_folder_that_takes_no_more_has_its_help() {
+        let store = tempfile::tempdir().unwrap();
+        std::fs::write(store.path().join("catalogue.db"), "x".repeat(5000)).unwrap();
+        let error = store::Store::open(store.path()).unwrap_err();
+        let text = chain(&error);
+        assert_eq!(text.matches("not a database").count(), 1, "{text}");
+        for (kind, help) in [
+            (io::ErrorKind::ReadOnlyFilesystem, "writable"),
+            (io::ErrorKind::StorageFull, "kami store gc"),
+        ] {
+            let error = store::Error::Io {
+                action: "create",
+                path: "home".into(),
+                source: kind.into(),
+            };
+            assert!(Error::Store(error).help().unwrap().contains(help));
+        }
     }
 
     #[test]
