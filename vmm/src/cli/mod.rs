@@ -29,7 +29,7 @@ mod volume;
 
 use std::fmt::Write as _;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
 use kami_image::store::Store;
 
 pub use error::{Error, chain};
@@ -135,8 +135,21 @@ const GROUPS: [(&str, &[&str]); 3] = [
 impl Cli {
     /// The process's own command line. Ends the process where that is wrong, or asks for help.
     pub fn of_process() -> Self {
-        let matches = grouped(Self::command()).get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        // A launch does not wait for the definitions of all the other commands.
+        let command = match std::env::args_os().nth(1) {
+            Some(first) if first == "run" => return Self::of_run(only_run().get_matches()),
+            _ => grouped(Self::command()),
+        };
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// What [`only_run`] has matched.
+    fn of_run(matches: clap::ArgMatches) -> Self {
+        let run = matches.subcommand_matches("run").unwrap_or(&matches);
+        let args = run::Args::from_arg_matches(run).unwrap_or_else(|error| error.exit());
+        Self {
+            command: Command::Run(Box::new(args)),
+        }
     }
 
     /// Does what was asked.
@@ -167,6 +180,17 @@ impl Cli {
             }
         }
     }
+}
+
+/// `kami run` as in the whole definition, without the rest of it: that is most of what clap takes of a launch.
+fn only_run() -> clap::Command {
+    let run = run::Args::augment_args(clap::Command::new("run"));
+    clap::Command::new("kami")
+        .version(env!("CARGO_PKG_VERSION"))
+        .disable_help_subcommand(true)
+        .max_term_width(100)
+        .subcommand_required(true)
+        .subcommand(run.about("Launch an instance from an image"))
 }
 
 /// clap knows headings for options only.

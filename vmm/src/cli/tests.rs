@@ -32,6 +32,39 @@ fn run_takes_every_documented_option() {
 }
 
 #[test]
+fn run_alone_is_what_it_is_among_the_others() {
+    let help = |mut command: clap::Command| {
+        command.build();
+        let mut run = command.find_subcommand("run").unwrap().clone();
+        (
+            run.render_help().to_string(),
+            run.render_long_help().to_string(),
+        )
+    };
+    assert_eq!(help(super::only_run()), help(Cli::command()));
+    super::only_run().debug_assert();
+    for args in [
+        "run web -d --count 2",
+        "run",
+        "run web --cpus 0",
+        "run -b x",
+    ] {
+        let args = || std::iter::once("kami").chain(args.split(' '));
+        let alone = super::only_run().try_get_matches_from(args());
+        let among = Cli::try_parse_from(args());
+        match (alone, among) {
+            (Ok(alone), Ok(among)) => {
+                assert_eq!(format!("{:?}", Cli::of_run(alone)), format!("{among:?}"));
+            }
+            (alone, among) => assert_eq!(
+                alone.unwrap_err().to_string(),
+                among.unwrap_err().to_string()
+            ),
+        }
+    }
+}
+
+#[test]
 fn every_command_is_in_one_group_of_the_help() {
     let grouped: Vec<_> = super::GROUPS.iter().flat_map(|(_, names)| *names).collect();
     let command = Cli::command();
