@@ -64,10 +64,12 @@ are_checksums() { (cd "$out" && sha256sum --quiet -c SHA256SUMS); }
 
 # Every command that the binary lists has a page, and groff has nothing to say about any.
 is_manual() {
-    local pages=$unpacked/share/man/man1 name
-    grep -q '^Commands:' "$said/help" || return
+    local pages=$unpacked/share/man/man1 name names
+    # Under any heading but the last.
+    names=$(awk '/^[A-Z][a-z ]*:$/ { on = $0 != "Options:" } on && /^  [a-z]/ { print $1 }' "$said/help")
+    [ -n "$names" ] || return
     while read -r name; do
         [ -s "$pages/kami-$name.1" ] || { echo "no page about kami $name" && return 1; }
-    done < <(awk '/^Commands:/ { on = 1; next } !NF { on = 0 } on { print $1 }' "$said/help")
+    done <<<"$names"
     [ -s "$pages/kami.1" ] && groff -man -Tascii -z -ww "$pages"/*.1 2>&1 | awk '{ print } END { exit NR > 0 }'
 }
