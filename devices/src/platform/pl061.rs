@@ -60,9 +60,10 @@ impl Pl061 {
     }
 
     /// Presses the button. It comes up when the guest has seen it down, so that a press before the guest looks is
-    /// not lost.
+    /// not lost, or when it is pressed again, so that each press is an edge, whatever became of the one before.
     pub fn press_button(&self) {
         let mut state = lock(&self.state);
+        state.set_inputs(0);
         state.set_inputs(1 << BUTTON);
         self.tell(&state);
     }
@@ -202,6 +203,19 @@ mod tests {
         assert!(line.is_asserted(), "as long as it is pressed");
         read(&gpio, LINE.into());
         assert!(!line.is_asserted());
+    }
+
+    #[test]
+    fn each_press_is_an_edge_to_a_driver_that_never_looks_at_the_line() {
+        let (gpio, line) = gpio();
+        write(&gpio, RISING, LINE);
+        write(&gpio, MASK, LINE);
+        for _ in 0..2 {
+            gpio.press_button();
+            assert!(line.is_asserted());
+            write(&gpio, CLEAR, LINE);
+            assert!(!line.is_asserted());
+        }
     }
 
     #[test]

@@ -57,8 +57,9 @@ impl Button {
 
     /// Whether it was pressed since this was last asked.
     pub fn was_pressed(&self) -> bool {
-        let is_pressed = self.controller.u32(RAW_STATUS) & self.bit != 0;
-        self.controller.set_u32(CLEAR, self.bit);
-        is_pressed
+        let pressed = self.controller.u32(RAW_STATUS) & self.bit;
+        // What was seen and nothing else: a press that comes after the look is not to be lost.
+        self.controller.set_u32(CLEAR, pressed);
+        pressed != 0
     }
 }
