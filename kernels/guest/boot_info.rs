@@ -26,7 +26,7 @@ pub struct BootInfo {
 
 impl BootInfo {
     /// In bytes; more is cut off.
-    pub const COMMAND_LINE_LIMIT: usize = 1024;
+    pub const COMMAND_LINE_LIMIT: usize = 2048;
 
     /// Without command line or memory.
     pub fn new(protocol: &'static str, firmware: u64) -> Self {
@@ -93,5 +93,10 @@ impl BootInfo {
             .rfind(|word| word.split('=').next() == Some(name))?
             .split_once('=')
             .map(|(_, value)| value)
+    }
+
+    /// The same as a number.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.option(name)?.parse().ok()
     }
 }

@@ -20,23 +20,25 @@ const F_FLUSH: u64 = 1 << 9;
 const F_MQ: u64 = 1 << 12;
 const F_DISCARD: u64 = 1 << 13;
 const F_WRITE_ZEROES: u64 = 1 << 14;
-const WANTED: u64 = F_RO | F_FLUSH | F_MQ | F_DISCARD | F_WRITE_ZEROES | virtio::F_INDIRECT_DESC;
+pub const WANTED: u64 =
+    F_RO | F_FLUSH | F_MQ | F_DISCARD | F_WRITE_ZEROES | virtio::F_INDIRECT_DESC;
 
 const CONFIG_NUM_QUEUES: u64 = 34;
 
 /// §5.2.6: request types and statuses.
-const IN: u32 = 0;
-const OUT: u32 = 1;
-const FLUSH: u32 = 4;
+pub const IN: u32 = 0;
+pub const OUT: u32 = 1;
+pub const FLUSH: u32 = 4;
 const GET_ID: u32 = 8;
 const DISCARD: u32 = 11;
 const WRITE_ZEROES: u32 = 13;
-const OK: u8 = 0;
+pub const OK: u8 = 0;
 const IOERR: u8 = 1;
 /// What the status is before the device writes it.
-const NO_STATUS: u8 = 0xee;
+pub const NO_STATUS: u8 = 0xee;
 
-const SECTOR: u64 = SECTOR_BYTES as u64;
+/// Bytes of a sector.
+pub const SECTOR: u64 = SECTOR_BYTES as u64;
 /// The bytes of one request for data; with the pattern's whole check, of each of a batch.
 const BLOCK_BYTES: u64 = 4096;
 const BLOCK_SECTORS: u64 = BLOCK_BYTES / SECTOR;
@@ -76,13 +78,7 @@ impl<'a> Disk<'a> {
         } = machine;
         let device = Device::new(pci, function, WANTED)?;
         let line = interrupts.new_line();
-        let queue_count = match device.features & F_MQ {
-            0 => 1,
-            _ => device.config.u16(CONFIG_NUM_QUEUES),
-        };
-        if queue_count == 0 || queue_count > device.queues {
-            return Err(failure!("{queue_count} queues of {}", device.queues));
-        }
+        let queue_count = queue_count(&device)?;
         let mut queues = [const { None }; virtio::QUEUES_LIMIT as usize];
         for (index, queue) in (0..queue_count).zip(&mut queues) {
             *queue = Some(device.queue(index, arena, interrupts, line)?);
@@ -399,6 +395,19 @@ impl<'a> Disk<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// How many request queues the device has.
+pub fn queue_count(device: &Device) -> Result<u16, Failure> {
+    let count = match device.features & F_MQ {
+        0 => 1,
+        _ => device.config.u16(CONFIG_NUM_QUEUES),
+    };
+    match count {
+        0 => Err(failure!("a disk without queues")),
+        _ if count > device.queues => Err(failure!("{count} queues of {}", device.queues)),
+        _ => Ok(count),
     }
 }
 

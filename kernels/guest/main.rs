@@ -15,12 +15,19 @@ mod census;
 mod checks;
 mod console;
 mod disk;
+mod flight;
+#[path = "../src/guest/histogram.rs"]
+mod histogram;
 mod hw;
+#[path = "../src/guest/job.rs"]
+mod job;
+mod load;
 mod memory;
 mod modes;
 #[path = "../src/guest/pattern.rs"]
 mod pattern;
 mod pci;
+mod ring;
 mod self_test;
 mod virtio;
 

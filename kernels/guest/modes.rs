@@ -10,7 +10,7 @@ use crate::console::{Console, Failure, failure, report};
 use crate::disk::{self, Disk};
 use crate::pattern::Stamp;
 use crate::self_test::{self, Machine};
-use crate::{fail, pass};
+use crate::{fail, load, pass};
 
 /// What the last sector of the first disk says between the two boots of a reset; "KamiBoot" in ASCII.
 const RESET_STAMP: Stamp = Stamp {
@@ -62,6 +62,11 @@ fn run_with(
         "button" => button(console, firmware, interrupts),
         "count" => count(console, firmware, interrupts),
         "write" => write(console, firmware, interrupts),
+        "load" => {
+            // SAFETY: each mode makes one machine.
+            let machine = unsafe { Machine::new(firmware, interrupts) }?;
+            load::run(console, info, &machine)
+        }
         "bad-instruction" => {
             arch::bad_instruction();
             Ok(())

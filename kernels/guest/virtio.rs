@@ -1,7 +1,7 @@
 //! The driver's side of virtio over PCI: features, queues, requests, and interrupts that must come.
 //!
 //! Implements virtio 1.3 §3.1.1 (initialisation), §4.1 (PCI transport) and §2.7 (split virtqueues). Left out on
-//! purpose: legacy devices, packed queues, notification suppression.
+//! purpose: legacy devices, packed queues, and, of a [`Queue`], notification suppression, which `ring.rs` has.
 
 use crate::arch::interrupts::{Interrupts, Line};
 use crate::arch::memory::fence;
@@ -44,13 +44,14 @@ const DRIVER_OK: u8 = 4;
 const FEATURES_OK: u8 = 8;
 
 pub const F_INDIRECT_DESC: u64 = 1 << 28;
+pub const F_EVENT_IDX: u64 = 1 << 29;
 pub const F_VERSION_1: u64 = 1 << 32;
 
 const DESC_NEXT: u16 = 1;
 const DESC_WRITE: u16 = 2;
-const DESC_INDIRECT: u16 = 4;
+pub const DESC_INDIRECT: u16 = 4;
 
-/// The largest queue that is made here.
+/// The largest [`Queue`] that is made here.
 const QUEUE_LIMIT: u16 = 32;
 /// More queues than this stay off.
 pub const QUEUES_LIMIT: u16 = 4;
@@ -130,14 +131,27 @@ impl Device {
         interrupts: &Interrupts,
         line: Line,
     ) -> Result<Queue, Failure> {
+        let rings = self.rings(index, QUEUE_LIMIT, arena, interrupts, line)?;
+        Ok(Queue::new(rings, line))
+    }
+
+    /// Makes the rings of queue `index`, of `limit` entries at most, whose interrupts come to `line`.
+    pub fn rings(
+        &self,
+        index: u16,
+        limit: u16,
+        arena: &Arena,
+        interrupts: &Interrupts,
+        line: Line,
+    ) -> Result<Rings, Failure> {
         let entry = (index + 1).min(self.msix.entries - 1);
         self.route(entry, interrupts, line)?;
         self.common.set_u16(QUEUE_SELECT, index);
-        let size = self.common.u16(QUEUE_SIZE).min(QUEUE_LIMIT);
+        let size = self.common.u16(QUEUE_SIZE).min(limit);
         if !size.is_power_of_two() {
             return Err(failure!("queue {index} has size {size}"));
         }
-        let queue = Queue::new(size, arena, line, self.doorbell(index)?, index);
+        let rings = Rings::new(size, arena, self.doorbell(index)?, index);
         self.common.set_u16(QUEUE_SIZE, size);
         self.common.set_u16(QUEUE_MSIX_VECTOR, entry);
         // §4.1.5.1.2.1: reading it back tells whether the device took the vector.
@@ -145,16 +159,16 @@ impl Device {
             return Err(failure!("queue {index} does not take an interrupt"));
         }
         for (register, part) in [
-            (QUEUE_DESC, &queue.table),
-            (QUEUE_DRIVER, &queue.avail),
-            (QUEUE_DEVICE, &queue.used),
+            (QUEUE_DESC, &rings.table),
+            (QUEUE_DRIVER, &rings.avail),
+            (QUEUE_DEVICE, &rings.used),
         ] {
             self.common.set_u32(register, part.start() as u32);
             self.common
                 .set_u32(register + 4, (part.start() >> 32) as u32);
         }
         self.common.set_u16(QUEUE_ENABLE, 1);
-        Ok(queue)
+        Ok(rings)
     }
 
     /// Where to write to notify the selected queue (§4.1.4.4).
@@ -173,6 +187,11 @@ impl Device {
         self.common
             .set_u8(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
         Ok(())
+    }
+
+    /// Takes the queues' memory back.
+    pub fn stop(&self) -> Result<(), Failure> {
+        reset(self.common)
     }
 
     fn route(&self, entry: u16, interrupts: &Interrupts, line: Line) -> Result<(), Failure> {
@@ -225,14 +244,33 @@ pub struct Buffer {
     pub is_written: bool,
 }
 
+/// The memory of a split virtqueue (§2.7), and where to notify the device of what is in it.
+pub struct Rings {
+    pub size: u16,
+    pub index: u16,
+    pub table: Window,
+    pub avail: Window,
+    pub used: Window,
+    pub doorbell: Window,
+}
+
+impl Rings {
+    fn new(size: u16, arena: &Arena, doorbell: Window, index: u16) -> Self {
+        let entries = u64::from(size);
+        Self {
+            size,
+            index,
+            table: arena.take(16 * entries),
+            avail: arena.take(6 + 2 * entries),
+            used: arena.take(6 + 8 * entries),
+            doorbell,
+        }
+    }
+}
+
 /// A split virtqueue. Requests are made in batches: all of a batch are done before the next begins.
 pub struct Queue {
-    size: u16,
-    index: u16,
-    table: Window,
-    avail: Window,
-    used: Window,
-    doorbell: Window,
+    rings: Rings,
     line: Line,
     /// Descriptors and requests of the current batch.
     descriptors: u16,
@@ -242,15 +280,9 @@ pub struct Queue {
 }
 
 impl Queue {
-    fn new(size: u16, arena: &Arena, line: Line, doorbell: Window, index: u16) -> Self {
-        let entries = u64::from(size);
+    fn new(rings: Rings, line: Line) -> Self {
         Self {
-            size,
-            index,
-            table: arena.take(16 * entries),
-            avail: arena.take(6 + 2 * entries),
-            used: arena.take(6 + 8 * entries),
-            doorbell,
+            rings,
             line,
             descriptors: 0,
             requests: 0,
@@ -260,13 +292,13 @@ impl Queue {
 
     /// How many requests of `buffers` buffers a batch can have.
     pub fn batch_limit(&self, buffers: u16) -> u16 {
-        self.size / buffers
+        self.rings.size / buffers
     }
 
     /// Adds a request to the batch.
     pub fn add(&mut self, buffers: &[Buffer]) {
         let head = self.descriptors;
-        write_chain(&self.table, head, buffers);
+        write_chain(&self.rings.table, head, buffers);
         self.descriptors += buffers.len() as u16;
         self.make_available(head);
     }
@@ -276,7 +308,7 @@ impl Queue {
         write_chain(table, 0, buffers);
         let table = table.part(0, 16 * buffers.len() as u64);
         let head = self.descriptors;
-        write_descriptor(&self.table, head, &table, DESC_INDIRECT, 0);
+        write_descriptor(&self.rings.table, head, &table, DESC_INDIRECT, 0);
         self.descriptors += 1;
         self.make_available(head);
     }
@@ -286,8 +318,8 @@ impl Queue {
     }
 
     fn make_available(&mut self, head: u16) {
-        let slot = (self.done.wrapping_add(self.requests)) % self.size;
-        self.avail.set_u16(4 + 2 * u64::from(slot), head);
+        let slot = (self.done.wrapping_add(self.requests)) % self.rings.size;
+        self.rings.avail.set_u16(4 + 2 * u64::from(slot), head);
         self.requests += 1;
     }
 
@@ -296,21 +328,21 @@ impl Queue {
         let last = self.done.wrapping_add(self.requests);
         let before = self.line.count();
         fence();
-        self.avail.set_u16(2, last);
+        self.rings.avail.set_u16(2, last);
         fence();
-        self.doorbell.set_u16(0, self.index);
+        self.rings.doorbell.set_u16(0, self.rings.index);
         let mut seen = before;
         loop {
             interrupts.wait(self.line, seen)?;
             seen = self.line.count();
-            let used = self.used.u16(2);
+            let used = self.rings.used.u16(2);
             if used == last {
                 break;
             }
             if last.wrapping_sub(used) > self.requests {
                 return Err(failure!(
                     "queue {} used {used} of {last} requests",
-                    self.index
+                    self.rings.index
                 ));
             }
         }
@@ -320,7 +352,7 @@ impl Queue {
     }
 }
 
-fn write_chain(table: &Window, first: u16, buffers: &[Buffer]) {
+pub fn write_chain(table: &Window, first: u16, buffers: &[Buffer]) {
     for (at, buffer) in (first..).zip(buffers) {
         let is_last = at == first + buffers.len() as u16 - 1;
         let next = if is_last { 0 } else { DESC_NEXT };
@@ -329,7 +361,7 @@ fn write_chain(table: &Window, first: u16, buffers: &[Buffer]) {
     }
 }
 
-fn write_descriptor(table: &Window, index: u16, memory: &Window, flags: u16, next: u16) {
+pub fn write_descriptor(table: &Window, index: u16, memory: &Window, flags: u16, next: u16) {
     let at = 16 * u64::from(index);
     table.set_u64(at, memory.start());
     table.set_u32(at + 8, memory.bytes() as u32);

@@ -9,6 +9,7 @@ use kami_devices::virtio::device::VirtioDevice;
 use kami_devices::virtio::rng::Rng;
 use kami_image::volume::Volume;
 use kami_kernels::Architecture;
+use kami_kernels::guest::job::Job;
 use kami_kernels::guest::{self, Outcome, Report};
 use kami_vmm::machine::{End, Error, MAX_CPUS, Machine, MachineConfig, MachineHandle};
 
@@ -187,6 +188,61 @@ fn console_input_reaches_the_guest() {
     });
     assert_eq!(end.unwrap(), End::PoweredOff);
     assert!(console.contains("hello "), "{console}");
+}
+
+/// How fast this host's counter is taken to be: these tests look at no time.
+const TSC_KHZ: u64 = 2_000_000;
+
+#[test]
+fn load_of_every_kind_does_what_it_is_asked_for() {
+    let jobs = [
+        "0:read:65536:4:1:20",
+        "0:randread:4096:32:2:20",
+        "0:write:512:1:1:20",
+        "1:first:4096:16:2:500",
+        "1:fillseq:1048576:2:1:1000",
+        "1:randwrite:8192:128:1:20:irq",
+    ];
+    let mut config = MachineConfig {
+        cpus: 2,
+        ..config("load")
+    };
+    config.cmdline += &format!(" kami.tsc_khz={TSC_KHZ} kami.load={}", jobs.join(","));
+    let report = pass(&config);
+    let loads = report.loads();
+    let told: Vec<_> = loads.iter().map(|load| load.job.as_str()).collect();
+    assert_eq!(told, jobs);
+    for (text, load) in jobs.iter().zip(&loads) {
+        let job: Job = text.parse().unwrap();
+        assert!(load.operations > 0 && load.errors == 0, "{load:?}");
+        assert_eq!(load.bytes, load.operations * job.block_bytes);
+        assert!(load.nanoseconds > 0, "{load:?}");
+        assert!(load.latencies.is_sorted(), "{load:?}");
+        if job.kind.is_once() {
+            assert_eq!(load.bytes, DISK_BYTES * job.limit / 1000, "{load:?}");
+        }
+    }
+}
+
+#[test]
+fn load_that_the_machine_cannot_bear_is_refused_by_the_guest() {
+    for (job, reason) in [
+        ("2:read:512:1:1:1", "there is no disk 2"),
+        ("0:read:512:1:2:1", "has 1 queues"),
+        (
+            "0:read:1048576:200:1:1",
+            "200 requests of 1048576 bytes need",
+        ),
+        ("0:read:512:1:1:0", "LIMIT"),
+    ] {
+        let mut config = config("load");
+        config.cmdline += &format!(" kami.tsc_khz={TSC_KHZ} kami.load={job}");
+        let (_, console) = run(&config, devices(1));
+        let Outcome::Fail { reason: told } = Report::parse(&console).outcome() else {
+            panic!("{job}: {console}");
+        };
+        assert!(told.contains(reason), "{job}: {told}");
+    }
 }
 
 #[test]

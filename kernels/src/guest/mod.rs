@@ -14,6 +14,7 @@
 //! | `button` | waits for the power button | power-off |
 //! | `count` | counts its boots on every disk, then as `button` | power-off |
 //! | `write` | writes to its first two disks in turn, for ever | never |
+//! | `load` | does jobs of requests, tells how many there were and how long they took | power-off |
 //! | `panic` | | a panic |
 //! | `panic-line` | prints Linux's panic lines | never: halts |
 //! | `triple-fault` | | a triple fault; a panic on aarch64, which knows none |
@@ -34,6 +35,22 @@
 //! | MSI-X | to the local APIC | through the GICv3's ITS, or a GICv2m frame |
 //! | clock | MC146818 | PL031 |
 //!
+//! `load` does the jobs of `kami.load=JOB[,JOB…]` one after the other, a JOB being
+//! `DISK:KIND:BLOCK:DEPTH:QUEUES:LIMIT[:irq]`:
+//!
+//! | | |
+//! |---|---|
+//! | DISK | its index, by ascending PCI slot |
+//! | KIND | `read`, `write`: sequential, at the end from the start again; `randread`, `randwrite`: blocks at random; `first`, `fillseq`: writes each block once, in a random order that is always the same, or ascending |
+//! | BLOCK | bytes of a request, a multiple of 512; blocks are aligned to it |
+//! | DEPTH | requests in flight on all queues together, up to 255, whose buffers fit into the machine's memory |
+//! | QUEUES | virtqueues, used in turns |
+//! | LIMIT | milliseconds; of `first` and `fillseq` per mille of the disk: 500 is every second stretch of 64 KiB (or a block, if larger), the same ones each time |
+//! | `irq` | rest until an interrupt comes, instead of looking at the used rings all the time |
+//!
+//! A job that writes is ended by a flush, outside the time that is told. On x86_64 `kami.tsc_khz=N` has to tell how
+//! fast the time-stamp counter is. Indirect descriptors and the event index are used where the device has them.
+//!
 //! With `kami.check=all` the self-test reads whole disks instead of samples. It writes to every disk, always
 //! the pattern of [`pattern`]. It reports in lines `kami-test: KEY=VALUE`, of which the last is `result=pass` or
 //! `result=fail reason=…`: see [`Report`].
@@ -49,6 +66,9 @@ mod own;
 mod calendar;
 #[cfg(test)]
 mod fdt;
+#[cfg(test)]
+mod histogram;
+pub mod job;
 pub mod pattern;
 mod report;
 
@@ -59,7 +79,7 @@ use std::path::Path;
 use rustix::fs::MemfdFlags;
 
 pub use own::{HAS_TRIPLE_FAULT, PROTOCOLS, RESETS};
-pub use report::{Disk, Outcome, Report};
+pub use report::{Disk, Load, Outcome, Report};
 
 use crate::{Error, Kernel, open_unpacked};
 

@@ -6,7 +6,8 @@
 //! `gicv3`, `gicv2-v2m`, `gicv2`), `timer`, `cpus`, `cpus_started`, `rtc` (ISO 8601), `pci_functions`, `rng`, for each
 //! disk N `diskN.bytes`, `.serial`, `.queues`, `.pattern` (`ok`, `written`, `none`), `.write` (`ok`) or `.read_only`
 //! (`yes`), `.interrupts`, then `disks`; in the mode `reset` `boot` (1, 2) and `reset` (`asked`); in `echo` `echo`
-//! (`ready`) and `serial_interrupts`; in `button` `button` (`waiting`, `pressed`).
+//! (`ready`) and `serial_interrupts`; in `button` `button` (`waiting`, `pressed`); in `load` for each job `load`: see
+//! [`Load`].
 
 /// What begins each line.
 const PREFIX: &str = "kami-test: ";
@@ -39,6 +40,22 @@ pub struct Disk {
     /// The disk kept what the guest wrote.
     pub is_written: bool,
     pub queues: u32,
+}
+
+/// What a job of the mode `load` came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Load {
+    /// The job in the words of the command line.
+    pub job: String,
+    /// Requests that were done, one that failed included.
+    pub operations: u64,
+    /// Requests that failed.
+    pub errors: u64,
+    pub bytes: u64,
+    /// From the first request to the end of the last, a flush at the end not included.
+    pub nanoseconds: u64,
+    /// In nanoseconds, of all requests: what 50, 90, 99 and 99.9 % of them did not exceed (±1.6 %), and the longest.
+    pub latencies: [u64; 5],
 }
 
 impl Report {
@@ -97,6 +114,13 @@ impl Report {
         (0..).map_while(|number| self.disk(number)).collect()
     }
 
+    /// What the jobs of the mode `load` came to, those that are done, in their order.
+    #[must_use]
+    pub fn loads(&self) -> Vec<Load> {
+        let lines = self.entries().filter(|&(key, _)| key == "load");
+        lines.filter_map(|(_, line)| load(line)).collect()
+    }
+
     fn disk(&self, number: usize) -> Option<Disk> {
         let key = |name: &str| format!("disk{number}.{name}");
         Some(Disk {
@@ -107,6 +131,29 @@ impl Report {
             queues: self.number(&key("queues"))?.try_into().ok()?,
         })
     }
+}
+
+/// `JOB ops=N errors=N bytes=N ns=N p50=N p90=N p99=N p999=N max=N`.
+fn load(line: &str) -> Option<Load> {
+    let (job, numbers) = line.split_once(' ')?;
+    let number = |key: &str| {
+        let mut words = numbers.split(' ').filter_map(|word| word.split_once('='));
+        words.find(|(found, _)| *found == key)?.1.parse().ok()
+    };
+    Some(Load {
+        job: job.to_owned(),
+        operations: number("ops")?,
+        errors: number("errors")?,
+        bytes: number("bytes")?,
+        nanoseconds: number("ns")?,
+        latencies: [
+            number("p50")?,
+            number("p90")?,
+            number("p99")?,
+            number("p999")?,
+            number("max")?,
+        ],
+    })
 }
 
 #[cfg(test)]
@@ -145,6 +192,21 @@ mod tests {
             Report::parse("kami-test: result=fail reason=disk0: sector 3 is bad = wrong\n");
         let reason = "disk0: sector 3 is bad = wrong".to_owned();
         assert_eq!(report.outcome(), Outcome::Fail { reason });
+    }
+
+    #[test]
+    fn jobs_of_the_load_mode_are_read() {
+        let line = "kami-test: load=0:read:4096:1:1:9:irq ops=8 errors=1 bytes=32768 ns=77 p50=1 p90=2 p99=3 \
+            p999=4 max=5\r\nkami-test: load=0:first:4096:1:1:9 ops=8 err";
+        let load = Load {
+            job: "0:read:4096:1:1:9:irq".to_owned(),
+            operations: 8,
+            errors: 1,
+            bytes: 32768,
+            nanoseconds: 77,
+            latencies: [1, 2, 3, 4, 5],
+        };
+        assert_eq!(Report::parse(line).loads(), [load]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use core::arch::x86_64::_rdtsc;
 use core::ptr::addr_of;
 
 use super::interrupts;
-use crate::console::Failure;
+use crate::console::{Failure, failure};
 use crate::hw::Window;
 
 /// How long to wait before something counts as broken, in [`timestamp`]'s units: 10 to 20 s on processors of
@@ -19,6 +19,12 @@ pub fn patience() -> u64 {
 pub fn timestamp() -> u64 {
     // SAFETY: every x86_64 processor has the counter, and nothing forbids it to level 3.
     unsafe { _rdtsc() }
+}
+
+/// Ticks of the counter in a millisecond: what the host has measured, for not every processor tells.
+pub fn counter_khz(told: Option<u64>) -> Result<u64, Failure> {
+    told.filter(|&khz| khz != 0)
+        .ok_or_else(|| failure!("kami.tsc_khz does not tell how fast the counter is"))
 }
 
 macro_rules! accesses {
