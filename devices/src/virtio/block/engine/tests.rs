@@ -26,6 +26,7 @@ use super::*;
 use crate::virtio::mock::{Descriptor, INDIRECT, NEXT, WRITE};
 
 mod layers;
+mod medium;
 mod power_cut;
 mod sim;
 mod throttled;
@@ -63,7 +64,7 @@ impl Machine {
             count.fetch_add(1, Ordering::SeqCst);
         });
         let bounds = Bounds {
-            capacity_bytes: SIZE,
+            capacity_bytes: volume.size_bytes(),
             read_only: false,
             chain_max: 256,
         };

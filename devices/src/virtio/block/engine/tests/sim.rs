@@ -1,20 +1,18 @@
 //! A ring that a test controls: it carries operations out in any order, cuts them short, fails
-//! them, holds them back, records them, and knows what of the files a power cut would leave.
+//! them, holds them back, records them, and tells the [`Medium`] what was written and synced.
 
 #![expect(unsafe_code, reason = "carries out operations on raw memory")]
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, RawFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use super::super::super::ring::{Completion, Operation, Ring, Vectors};
-
-const SECTOR: usize = 512;
+use super::medium::{Medium, SECTOR};
 
 /// What happened, in this order. Files go by their inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,15 +36,6 @@ pub enum Event {
     Interrupt,
 }
 
-/// A file of the simulated disk.
-#[derive(Clone, Debug, Default)]
-pub struct Shadow {
-    /// What a power cut surely leaves.
-    pub durable: Vec<u8>,
-    /// What it may leave beside: (number, offset, bytes) of the sectors written since.
-    pub unsynced: Vec<(u64, usize, Vec<u8>)>,
-}
-
 /// Decides what becomes of an operation: `Some(errno)` fails it.
 pub type Fault = Box<dyn FnMut(&Operation) -> Option<i32>>;
 
@@ -55,10 +44,8 @@ pub struct World {
     watches: Vec<(u64, RawFd)>,
     /// The state of the random choices; 0 makes none: all is done in order and whole.
     random: u64,
-    /// How many sectors were written.
-    writes: u64,
     pub trace: Vec<Event>,
-    pub files: HashMap<u64, Shadow>,
+    pub files: Medium,
     pub fault: Fault,
     /// Operations that this is true of are held back.
     pub hold: fn(&Operation) -> bool,
@@ -67,7 +54,7 @@ pub struct World {
 struct Pending {
     token: u64,
     operation: Operation,
-    /// The sectors written before it began: all that a sync covers for certain.
+    /// The changes made before it began: all that a sync covers for certain.
     covers: u64,
 }
 
@@ -82,9 +69,8 @@ impl Sim {
             pending: Vec::new(),
             watches: Vec::new(),
             random,
-            writes: 0,
             trace: Vec::new(),
-            files: HashMap::new(),
+            files: Medium::default(),
             fault: Box::new(|_| None),
             hold: |_| false,
         })))
@@ -106,7 +92,8 @@ impl Ring for Sim {
         match operation {
             Operation::Watch { event } => world.watches.push((token, event)),
             _ => {
-                let covers = world.writes;
+                world.files.look();
+                let covers = world.files.changes();
                 world.pending.push(Pending {
                     token,
                     operation,
@@ -158,8 +145,23 @@ impl Ring for Sim {
 }
 
 impl World {
+    /// The process that had the operations under way is killed: some are carried out yet.
+    pub fn kill(&mut self) {
+        self.stop_watching();
+        for pending in std::mem::take(&mut self.pending) {
+            if self.choose(2) == 0 {
+                self.carry_out(&pending);
+            }
+        }
+    }
+
+    /// Forgets the events that an engine had watched.
+    pub fn stop_watching(&mut self) {
+        self.watches.clear();
+    }
+
     /// A number below `bound`; 0 where no choices are made.
-    fn choose(&mut self, bound: usize) -> usize {
+    pub fn choose(&mut self, bound: usize) -> usize {
         // xorshift64 (Marsaglia 2003); stays 0 at 0.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -169,6 +171,12 @@ impl World {
 
     fn carry_out(&mut self, pending: &Pending) -> i32 {
         if let Some(errno) = (self.fault)(&pending.operation) {
+            if let (libc::EIO, Operation::SyncData { file } | Operation::SyncAll { file }) =
+                (errno, pending.operation)
+            {
+                let inode = self.files.inode(&borrow(file));
+                self.files.forget(inode);
+            }
             return -errno;
         }
         if self.random != 0 && self.choose(8) == 0 {
@@ -177,34 +185,39 @@ impl World {
         match pending.operation {
             Operation::Watch { .. } => 0,
             Operation::Read(vectors) => {
-                let file = self.shadow(vectors.file);
+                let file = self.files.inode(&borrow(vectors.file));
                 self.trace.push(Event::Read { file });
                 self.transfer(vectors, |file, bytes, offset| file.read_at(bytes, offset))
             }
             Operation::Write(vectors) => {
-                let file = self.shadow(vectors.file);
-                self.trace.push(Event::Write { file });
+                let file = borrow(vectors.file);
+                let inode = self.files.inode(&file);
+                self.trace.push(Event::Write { file: inode });
                 let done =
                     self.transfer(vectors, |file, bytes, offset| file.write_at(bytes, offset));
-                self.written(vectors.file, vectors.offset, u64::from(done.unsigned_abs()));
+                let len = u64::from(done.unsigned_abs());
+                self.files.written(&file, vectors.offset, len);
                 done
             }
             Operation::SyncData { file } => {
-                let inode = self.shadow(file);
-                self.trace.push(Event::SyncData { file: inode });
-                self.sync(inode, pending.covers)
+                let file = self.files.inode(&borrow(file));
+                self.trace.push(Event::SyncData { file });
+                self.files.sync(file, pending.covers);
+                0
             }
             Operation::SyncAll { file } => {
-                let inode = self.shadow(file);
-                self.trace.push(Event::SyncAll { file: inode });
-                self.sync(inode, pending.covers)
+                let file = self.files.inode(&borrow(file));
+                self.trace.push(Event::SyncAll { file });
+                self.files.sync(file, pending.covers);
+                0
             }
             Operation::Deallocate { file, offset, len } | Operation::Zero { file, offset, len } => {
-                let inode = self.shadow(file);
+                let file = borrow(file);
+                let inode = self.files.inode(&file);
                 self.trace.push(Event::Punch { file: inode });
                 let zeroes = vec![0; usize::try_from(len).unwrap()];
-                borrow(file).write_all_at(&zeroes, offset).unwrap();
-                self.written(file, offset, len);
+                file.write_all_at(&zeroes, offset).unwrap();
+                self.files.written(&file, offset, len);
                 0
             }
         }
@@ -237,62 +250,6 @@ impl World {
         }
         i32::try_from(done).unwrap()
     }
-
-    /// The inode of the file, whose shadow begins with its present content.
-    fn shadow(&mut self, file: RawFd) -> u64 {
-        let metadata = borrow(file).metadata().unwrap();
-        self.files.entry(metadata.ino()).or_insert_with(|| {
-            let mut durable = Vec::new();
-            if metadata.is_file() {
-                durable.resize(usize::try_from(metadata.len()).unwrap(), 0);
-                borrow(file).read_exact_at(&mut durable, 0).unwrap();
-            }
-            let unsynced = Vec::new();
-            Shadow { durable, unsynced }
-        });
-        metadata.ino()
-    }
-
-    /// Takes note of what was written, sector by sector: a power cut may leave any of them.
-    fn written(&mut self, file: RawFd, offset: u64, len: u64) {
-        let inode = self.shadow(file);
-        let shadow = self.files.get_mut(&inode).unwrap();
-        let mut bytes = vec![0; usize::try_from(len).unwrap()];
-        borrow(file).read_exact_at(&mut bytes, offset).unwrap();
-        let mut offset = usize::try_from(offset).unwrap();
-        for sector in bytes.chunks(SECTOR) {
-            self.writes += 1;
-            shadow.unsynced.push((self.writes, offset, sector.to_vec()));
-            offset += sector.len();
-        }
-    }
-
-    fn sync(&mut self, inode: u64, covers: u64) -> i32 {
-        let shadow = self.files.get_mut(&inode).unwrap();
-        for (_, offset, bytes) in shadow.unsynced.extract_if(.., |it| it.0 <= covers) {
-            apply(&mut shadow.durable, offset, &bytes);
-        }
-        0
-    }
-
-    /// What a power cut leaves of the file: all that was synced and some of the rest.
-    pub fn power_cut(&mut self, inode: u64) -> Option<Vec<u8>> {
-        let Shadow {
-            mut durable,
-            unsynced,
-        } = self.files.get(&inode)?.clone();
-        for (_, offset, bytes) in unsynced {
-            if self.choose(2) == 0 {
-                apply(&mut durable, offset, &bytes);
-            }
-        }
-        Some(durable)
-    }
-}
-
-fn apply(to: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    to.resize(to.len().max(offset + bytes.len()), 0);
-    to[offset..offset + bytes.len()].copy_from_slice(bytes);
 }
 
 /// The file behind a descriptor that stays another's.
