@@ -34,6 +34,7 @@ use crate::chunk;
 use crate::id::{SnapshotId, VolumeId};
 use files::Home;
 use layer::Layer;
+use rustix::fs::Advice;
 use stack::{Files, Stack};
 use std::fs::File;
 use std::ops::Range;
@@ -101,6 +102,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// See [`Volume::lose_writes`].
+    #[error("the host failed to sync the volume before, and may have dropped writes then")]
+    LostWrites,
     #[error("cannot sync volume {id}")]
     Sync {
         id: VolumeId,
@@ -122,6 +126,7 @@ pub struct Volume {
     writes: usize,
     /// The blocks of those of them that the overlay lacks some of.
     in_flight: Vec<Range<u64>>,
+    has_lost_writes: bool,
 }
 
 impl Volume {
@@ -145,6 +150,7 @@ impl Volume {
             once: Vec::new(),
             writes: 0,
             in_flight: Vec::new(),
+            has_lost_writes: false,
         }
     }
 
@@ -263,7 +269,8 @@ impl Volume {
     }
 
     /// Says what must happen before the writes that have ended by now are durable.
-    /// One flush at a time: end it before the next begins.
+    /// One flush at a time: end it before the next begins. None of a volume that has lost writes,
+    /// whose bitmaps would vouch for them.
     pub fn begin_flush(&mut self) -> FlushPlan {
         let mut plan = FlushPlan {
             once: std::mem::take(&mut self.once),
@@ -289,30 +296,60 @@ impl Volume {
         }
     }
 
+    /// Takes note that the sync of a file of a flush plan's `once` or `data` failed, for whatever
+    /// reason: the host has dropped what it could not write, and a later sync that succeeds says
+    /// nothing of that (`fsync(2)`, "Notes"). Until the volume is opened again no flush succeeds.
+    /// A bitmap's own sync is another thing: its pages are written again by the next flush.
+    ///
+    /// What the host has left of the overlays in memory is forgotten too, so that the next who opens the volume
+    /// reads what is on the disk, and not for a while what is not.
+    pub fn lose_writes(&mut self) {
+        if std::mem::replace(&mut self.has_lost_writes, true) {
+            return;
+        }
+        for file in self.stack.layers.iter().flat_map(Layer::overlay) {
+            let file = self.stack.files.file(file);
+            // Advice: nothing hangs on it but how long a reader is deceived.
+            let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
+        }
+    }
+
+    /// Whether [`Volume::lose_writes`] was called.
+    pub fn has_lost_writes(&self) -> bool {
+        self.has_lost_writes
+    }
+
     /// Flushes, waiting for the disk: for a volume that no device drives.
     ///
     /// # Errors
-    /// [`Error::Sync`]
+    /// [`Error::Sync`]; [`Error::LostWrites`]
     pub fn sync(&mut self) -> Result<(), Error> {
+        if self.has_lost_writes {
+            return Err(Error::LostWrites);
+        }
         let plan = self.begin_flush();
         let files = &self.stack.files;
-        let carry_out = || {
-            plan.once
-                .iter()
-                .try_for_each(|it| files.file(*it).sync_all())?;
-            plan.data
-                .iter()
-                .try_for_each(|it| files.file(*it).sync_data())?;
+        let sync_data = || {
+            let mut once = plan.once.iter();
+            once.try_for_each(|it| files.file(*it).sync_all())?;
+            let mut data = plan.data.iter();
+            data.try_for_each(|it| files.file(*it).sync_data())
+        };
+        let sync_bitmaps = || {
             for page in &plan.pages {
                 let file = files.file(page.file);
                 file.write_all_at(&page.bytes[..], page.offset)?;
             }
-            plan.bitmaps
-                .iter()
-                .try_for_each(|it| files.file(*it).sync_data())
+            let mut bitmaps = plan.bitmaps.iter();
+            bitmaps.try_for_each(|it| files.file(*it).sync_data())
         };
-        let result = carry_out();
+        let data = sync_data();
+        let has_lost_writes = data.is_err();
+        let result = data.and_then(|()| sync_bitmaps());
         self.end_flush(plan, result.is_ok());
+        if has_lost_writes {
+            self.lose_writes();
+        }
         result.map_err(|source| match &self.home {
             Some(home) => Error::Sync {
                 id: home.id,

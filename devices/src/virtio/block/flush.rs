@@ -4,6 +4,9 @@
 //! one, which they share: theirs may have to cover writes that the first one began too early for.
 //! Reads and writes go on meanwhile. The order is the volume's ([`FlushPlan`]): data, then the
 //! bitmap pages that vouch for it, then the bitmaps' own sync.
+//!
+//! A sync of data that failed is remembered by the volume, beyond all resets of the device
+//! ([`Volume::lose_writes`](kami_image::volume::Volume::lose_writes)): every later flush fails.
 
 #![expect(unsafe_code, reason = "hands bitmap pages to the kernel")]
 
@@ -11,7 +14,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::mpsc::SyncSender;
 
-use kami_image::volume::FlushPlan;
+use kami_image::volume::{self, FlushPlan};
 
 use super::disk::Disk;
 use super::request::Status;
@@ -56,10 +59,6 @@ struct Waiters {
 pub(super) struct Flushes {
     waiting: Waiters,
     current: Option<Current>,
-    /// A sync failed with `EIO`: the host has dropped data that was never written, and a later
-    /// sync that succeeds proves nothing (`fsync(2)`, "Notes"). So no flush of this device
-    /// succeeds any more. What can be mended, such as a full disk, does not come here.
-    lost: bool,
 }
 
 /// A flush that has ended, the requests that it was for, and how.
@@ -115,6 +114,10 @@ impl Flushes {
         if self.current.is_some() || !wanted {
             return None;
         }
+        if disk.volume.has_lost_writes() {
+            disk.warn("flush failed", &volume::Error::LostWrites);
+            return Some(std::mem::take(&mut self.waiting).answer(false, disk));
+        }
         self.current = Some(Current {
             plan: disk.volume.begin_flush(),
             waiters: std::mem::take(&mut self.waiting),
@@ -153,6 +156,9 @@ impl Flushes {
                     libc::EINTR | libc::EAGAIN => current.again = true,
                     errno if errno > 0 => {
                         current.failure.get_or_insert(errno);
+                        if !matches!(current.stage, Stage::Bitmaps) {
+                            disk.volume.lose_writes();
+                        }
                     }
                     _ => {}
                 }
@@ -180,7 +186,7 @@ impl Flushes {
         let mut current = self.current.take()?;
         while current.syncs == 0 && current.transfers.is_idle() {
             if current.failure.is_some() || disk.stopping || matches!(current.stage, Stage::Done) {
-                return Some(self.end(current, disk));
+                return Some(Self::end(current, disk));
             }
             // SAFETY: as this function's.
             current.stage = unsafe { current.start_stage(disk, ring) };
@@ -189,23 +195,27 @@ impl Flushes {
         None
     }
 
-    fn end(&mut self, current: Current, disk: &mut Disk) -> Ended {
+    fn end(current: Current, disk: &mut Disk) -> Ended {
         let synced = matches!(current.stage, Stage::Done) && current.failure.is_none();
         disk.volume.end_flush(current.plan, synced);
         if let Some(errno) = current.failure {
-            self.lost |= errno == libc::EIO;
             disk.warn("flush failed", &io::Error::from_raw_os_error(errno));
         }
-        let is_done = synced && !self.lost;
+        current.waiters.answer(synced, disk)
+    }
+}
+
+impl Waiters {
+    fn answer(self, synced: bool, disk: &Disk) -> Ended {
         // A device that stops takes no more answers: who asks again meets its volume at rest.
         if !disk.stopping {
-            for answer in current.waiters.outside {
-                let _ = answer.send(is_done);
+            for answer in self.outside {
+                let _ = answer.send(synced);
             }
         }
         Ended {
-            requests: current.waiters.requests,
-            status: match is_done {
+            requests: self.requests,
+            status: match synced {
                 true => Status::Ok,
                 false => Status::IoError,
             },

@@ -25,6 +25,7 @@ use super::super::tests::guest::{Data, Guest, Shape};
 use super::*;
 use crate::virtio::mock::{Descriptor, INDIRECT, NEXT, WRITE};
 
+mod faults;
 mod layers;
 mod medium;
 mod power_cut;
@@ -303,38 +304,6 @@ fn write_without_the_flush_feature_is_answered_after_its_sync() {
 }
 
 #[test]
-fn failed_sync_fails_the_flush_and_only_a_full_disk_is_forgiven() {
-    let (_file, volume) = plain();
-    let mut machine = Machine::new(volume, Sim::new(0));
-    let fail_syncs = |machine: &Machine, errno: Option<i32>| {
-        machine.sim.0.borrow_mut().fault = Box::new(move |op| match op {
-            Operation::SyncData { .. } => errno,
-            _ => None,
-        });
-    };
-    let flush = |machine: &mut Machine| {
-        assert_eq!(
-            machine.run((VIRTIO_BLK_T_OUT, 0), Data::Out(&sector(1))),
-            OK
-        );
-        machine.run((VIRTIO_BLK_T_FLUSH, 0), Data::None)
-    };
-    fail_syncs(&machine, Some(libc::ENOSPC));
-    assert_eq!(flush(&mut machine), IO_ERROR);
-    fail_syncs(&machine, None);
-    assert_eq!(flush(&mut machine), OK);
-    fail_syncs(&machine, Some(libc::EIO));
-    assert_eq!(flush(&mut machine), IO_ERROR);
-    fail_syncs(&machine, None);
-    assert_eq!(
-        flush(&mut machine),
-        IO_ERROR,
-        "the host may have dropped data"
-    );
-    assert_eq!(machine.read(0, 512), sector(1));
-}
-
-#[test]
 fn file_system_without_holes_still_zeroes_and_brings_nothing_back() {
     let (home, snapshot) = store();
     let (volume, ..) = volume(home.path(), &snapshot);
@@ -387,37 +356,6 @@ fn discard_never_brings_snapshot_content_back() {
     assert_eq!(machine.settle(), [0]);
     assert_eq!(machine.read(0, 24 * 512), [0; 24 * 512]);
     assert_eq!(machine.read(24, 512), sector(snapshot_tag(24)));
-}
-
-#[test]
-fn failed_operations_fail_their_request_alone() {
-    let (home, snapshot) = store();
-    let (volume, ..) = volume(home.path(), &snapshot);
-    let mut machine = Machine::new(volume, Sim::new(0));
-    for errno in [libc::EIO, libc::ENOSPC, libc::EDQUOT] {
-        machine.sim.0.borrow_mut().fault = Box::new(move |op| match op {
-            Operation::Write(_) | Operation::Deallocate { .. } => Some(errno),
-            _ => None,
-        });
-        assert_eq!(
-            machine.run((VIRTIO_BLK_T_OUT, 3), Data::Out(&sector(1))),
-            IO_ERROR
-        );
-        machine
-            .guest
-            .add_segments((0, 0), VIRTIO_BLK_T_DISCARD, &[(0, 8, 0)]);
-        machine.guest.queues[0].kick();
-        machine.settle();
-        assert_eq!(machine.guest.status(0), IO_ERROR);
-        assert_eq!(machine.read(3, 512), sector(snapshot_tag(3)));
-        machine.sim.0.borrow_mut().fault = Box::new(|_| None);
-    }
-    assert_eq!(
-        machine.run((VIRTIO_BLK_T_OUT, 3), Data::Out(&sector(1))),
-        OK
-    );
-    assert_eq!(machine.read(3, 512), sector(1));
-    assert_eq!(machine.resets.load(Ordering::SeqCst), 0);
 }
 
 #[test]
