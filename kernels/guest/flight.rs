@@ -14,8 +14,9 @@ use crate::ring::{Completion, Ring};
 use crate::self_test::Machine;
 use crate::virtio::{self, Buffer, Device};
 
-/// As large as Linux makes a queue where the device has so much.
+/// The largest queue that is made: enough for the most requests in flight, with indirect tables and without.
 const QUEUE_LIMIT: u16 = 256;
+const DIRECT_QUEUE_LIMIT: u16 = 1024;
 /// Requests in flight, a flush not counted.
 pub const SLOTS_LIMIT: u16 = 255;
 
@@ -49,7 +50,8 @@ pub struct Flight<'a> {
     /// The queue that is looked at next.
     turn: u16,
     is_indirect: bool,
-    slots: u16,
+    /// Requests in flight, where the queues have no room for as many as were asked for: fewer.
+    pub slots: u16,
     slot_bytes: u64,
     memory: Window,
     data: Window,
@@ -80,49 +82,45 @@ impl<'a> Flight<'a> {
         if queues > offered {
             return Err(failure!("disk{number} has {offered} queues, not {queues}"));
         }
-        if slots > SLOTS_LIMIT {
-            return Err(failure!("{slots} requests are more than {SLOTS_LIMIT}"));
+        let is_indirect = device.features & virtio::F_INDIRECT_DESC != 0;
+        let has_event_index = device.features & virtio::F_EVENT_IDX != 0;
+        let (limit, descriptors) = match is_indirect {
+            true => (QUEUE_LIMIT, 1),
+            false => (DIRECT_QUEUE_LIMIT, 3),
+        };
+        let mut rings = [const { None }; virtio::QUEUES_LIMIT as usize];
+        let mut room = u16::MAX;
+        for (index, place) in (0..queues).zip(&mut rings) {
+            let rings = device.rings(index, limit, arena, interrupts, line)?;
+            room = room.min(rings.size / descriptors);
+            *place = Some(Ring::new(rings, has_event_index, completion));
         }
-        // A page more for each: what is taken begins at one.
-        let wanted =
-            (u64::from(slots) + 1) * SLOT_BYTES + u64::from(slots) * slot_bytes + (64 << 10);
+        // One is the flush's.
+        let slots = slots.min(room.saturating_mul(queues) - 1).min(SLOTS_LIMIT);
+        // What is taken begins at a page.
+        let wanted = u64::from(slots + 1) * (SLOT_BYTES + slot_bytes) + 8192;
         if wanted > arena.free_bytes() {
             return Err(failure!(
                 "{slots} requests of {slot_bytes} bytes need {wanted} bytes of {}",
                 arena.free_bytes()
             ));
         }
-        let mut this = Self {
+        device.start(interrupts)?;
+        Ok(Self {
             number,
             interrupts,
             line,
-            rings: [const { None }; virtio::QUEUES_LIMIT as usize],
+            rings,
             queues,
             turn: 0,
-            is_indirect: device.features & virtio::F_INDIRECT_DESC != 0,
+            is_indirect,
             slots,
             slot_bytes,
-            memory: arena.take((u64::from(slots) + 1) * SLOT_BYTES),
+            memory: arena.take(u64::from(slots + 1) * SLOT_BYTES),
             data: arena.take(u64::from(slots) * slot_bytes),
             sectors: device.config.u64(0),
             device,
-        };
-        for index in 0..queues {
-            let rings = this
-                .device
-                .rings(index, QUEUE_LIMIT, arena, interrupts, line)?;
-            let needed = (slots / queues + 1) * if this.is_indirect { 1 } else { 3 };
-            if rings.size < needed {
-                return Err(failure!(
-                    "queue {index} has {} of {needed} entries",
-                    rings.size
-                ));
-            }
-            let has_event_index = this.device.features & virtio::F_EVENT_IDX != 0;
-            this.rings[usize::from(index)] = Some(Ring::new(rings, has_event_index, completion));
-        }
-        this.device.start(interrupts)?;
-        Ok(this)
+        })
     }
 
     /// The buffer of `slot`.

@@ -16,6 +16,8 @@ use crate::self_test::Machine;
 
 /// What a job came to, in ticks of the counter.
 struct Outcome {
+    /// Requests in flight.
+    depth: u16,
     operations: u64,
     errors: u64,
     ticks: u64,
@@ -80,6 +82,7 @@ fn drive(
     let block_sectors = job.block_bytes / SECTOR;
     let mut sent = [0; SLOTS_LIMIT as usize];
     let mut outcome = Outcome {
+        depth: flight.slots,
         operations: 0,
         errors: 0,
         ticks: 0,
@@ -91,7 +94,7 @@ fn drive(
         false => start.saturating_add(job.limit.saturating_mul(khz)),
     };
     let mut in_flight: u32 = 0;
-    for (slot, block) in (0..job.depth).zip(blocks.by_ref()) {
+    for (slot, block) in (0..flight.slots).zip(blocks.by_ref()) {
         sent[usize::from(slot)] = timestamp();
         flight.send(slot, kind, block * block_sectors, job.block_bytes);
         in_flight += 1;
@@ -125,6 +128,7 @@ fn drive(
 
 fn tell(console: &mut Console, text: &str, job: &Job, khz: u64, outcome: &Outcome) {
     let Outcome {
+        depth,
         operations,
         errors,
         ticks,
@@ -134,7 +138,7 @@ fn tell(console: &mut Console, text: &str, job: &Job, khz: u64, outcome: &Outcom
     let percentile = |per_mille| nanoseconds(latencies.percentile(per_mille));
     report!(
         console,
-        "load={text} ops={operations} errors={errors} bytes={} ns={} p50={} p90={} p99={} p999={} max={}",
+        "load={text} ops={operations} errors={errors} bytes={} ns={} p50={} p90={} p99={} p999={} max={} depth={depth}",
         operations * job.block_bytes,
         nanoseconds(*ticks),
         percentile(500),

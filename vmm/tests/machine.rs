@@ -218,6 +218,7 @@ fn load_of_every_kind_does_what_it_is_asked_for() {
         assert_eq!(load.bytes, load.operations * job.block_bytes);
         assert!(load.nanoseconds > 0, "{load:?}");
         assert!(load.latencies.is_sorted(), "{load:?}");
+        assert_eq!(load.depth, u64::from(job.depth));
         if job.kind.is_once() {
             assert_eq!(load.bytes, DISK_BYTES * job.limit / 1000, "{load:?}");
         }

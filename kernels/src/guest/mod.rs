@@ -43,7 +43,7 @@
 //! | DISK | its index, by ascending PCI slot |
 //! | KIND | `read`, `write`: sequential, at the end from the start again; `randread`, `randwrite`: blocks at random; `first`, `fillseq`: writes each block once, in a random order that is always the same, or ascending |
 //! | BLOCK | bytes of a request, a multiple of 512; blocks are aligned to it |
-//! | DEPTH | requests in flight on all queues together, up to 255, whose buffers fit into the machine's memory |
+//! | DEPTH | requests in flight on all queues together, whose buffers fit into the machine's memory; at most 255, and what the queues have room for: the report says how many |
 //! | QUEUES | virtqueues, used in turns |
 //! | LIMIT | milliseconds; of `first` and `fillseq` per mille of the disk: 500 is every second stretch of 64 KiB (or a block, if larger), the same ones each time |
 //! | `irq` | rest until an interrupt comes, instead of looking at the used rings all the time |

@@ -56,6 +56,8 @@ pub struct Load {
     pub nanoseconds: u64,
     /// In nanoseconds, of all requests: what 50, 90, 99 and 99.9 % of them did not exceed (±1.6 %), and the longest.
     pub latencies: [u64; 5],
+    /// Requests in flight: as many as the job asked for, or as many as the queues have room for.
+    pub depth: u64,
 }
 
 impl Report {
@@ -133,7 +135,7 @@ impl Report {
     }
 }
 
-/// `JOB ops=N errors=N bytes=N ns=N p50=N p90=N p99=N p999=N max=N`.
+/// `JOB ops=N errors=N bytes=N ns=N p50=N p90=N p99=N p999=N max=N depth=N`.
 fn load(line: &str) -> Option<Load> {
     let (job, numbers) = line.split_once(' ')?;
     let number = |key: &str| {
@@ -153,6 +155,7 @@ fn load(line: &str) -> Option<Load> {
             number("p999")?,
             number("max")?,
         ],
+        depth: number("depth")?,
     })
 }
 
@@ -197,7 +200,7 @@ mod tests {
     #[test]
     fn jobs_of_the_load_mode_are_read() {
         let line = "kami-test: load=0:read:4096:1:1:9:irq ops=8 errors=1 bytes=32768 ns=77 p50=1 p90=2 p99=3 \
-            p999=4 max=5\r\nkami-test: load=0:first:4096:1:1:9 ops=8 err";
+            p999=4 max=5 depth=1\r\nkami-test: load=0:first:4096:1:1:9 ops=8 err";
         let load = Load {
             job: "0:read:4096:1:1:9:irq".to_owned(),
             operations: 8,
@@ -205,6 +208,7 @@ mod tests {
             bytes: 32768,
             nanoseconds: 77,
             latencies: [1, 2, 3, 4, 5],
+            depth: 1,
         };
         assert_eq!(Report::parse(line).loads(), [load]);
     }

@@ -2,7 +2,7 @@
 //! how to power off and reset.
 //!
 //! Implements ACPI 6.5 §5.2.5 (RSDP), §5.2.7–8 (RSDT, XSDT), §5.2.9 (FADT), §5.2.12 (MADT) and PCI Firmware 3.3
-//! §4.1.2 (MCFG). Left out on purpose: an AML interpreter; the two things wanted of the DSDT are found by
+//! §4.1.2 (MCFG). Left out on purpose: an AML interpreter; the few things wanted of the DSDT are found by
 //! their bytes.
 
 use super::ports::{out_u8, out_u16};
@@ -37,6 +37,7 @@ pub struct Acpi {
     tables: u32,
     hardware_reduced: bool,
     pub ecam: Option<u64>,
+    bridge_ecam: Option<u64>,
     processors: [u8; PROCESSORS_LIMIT],
     processor_count: usize,
     io_apic: Option<(u64, u32)>,
@@ -56,6 +57,7 @@ impl Acpi {
             tables: 0,
             hardware_reduced: false,
             ecam: None,
+            bridge_ecam: None,
             processors: [0; PROCESSORS_LIMIT],
             processor_count: 0,
             io_apic: None,
@@ -85,6 +87,7 @@ impl Acpi {
             };
             this.read_table(address)?;
         }
+        this.ecam = this.ecam.or(this.bridge_ecam);
         if this.processor_count == 0 {
             return Err(failure!("the MADT has no processor"));
         }
@@ -159,6 +162,14 @@ impl Acpi {
                 self.s5_sleep_type = match dsdt.u8(at + 8) {
                     0x0a => dsdt.u8(at + 9),
                     byte => byte,
+                };
+            }
+            // Method (_CBA) { Return (…) }, for a machine without MCFG, as QEMU's microvm is (PCI Firmware 3.3 §4.1.3).
+            if dsdt.u32(at) == u32::from_le_bytes(*b"_CBA") && dsdt.u8(at + 5) == 0xa4 {
+                self.bridge_ecam = match dsdt.u8(at + 6) {
+                    0x0c => Some(u64::from(dsdt.u32(at + 7))),
+                    0x0e => Some(dsdt.u64(at + 7)),
+                    _ => None,
                 };
             }
             // Descriptor, length, and 0 for memory.
