@@ -15,7 +15,7 @@ use crate::virtio::{self, Buffer, Device, Queue};
 
 pub const DEVICE_TYPE: u16 = 2;
 
-const F_RO: u64 = 1 << 5;
+pub const F_RO: u64 = 1 << 5;
 const F_FLUSH: u64 = 1 << 9;
 const F_MQ: u64 = 1 << 12;
 const F_DISCARD: u64 = 1 << 13;

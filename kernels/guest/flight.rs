@@ -123,6 +123,10 @@ impl<'a> Flight<'a> {
         })
     }
 
+    pub fn is_read_only(&self) -> bool {
+        self.device.features & disk::F_RO != 0
+    }
+
     /// The buffer of `slot`.
     pub fn data(&self, slot: u16) -> Window {
         self.data

@@ -22,6 +22,7 @@ mod hw;
 #[path = "../src/guest/job.rs"]
 mod job;
 mod load;
+mod log;
 mod memory;
 mod modes;
 #[path = "../src/guest/pattern.rs"]

@@ -10,7 +10,7 @@ use crate::console::{Console, Failure, failure, report};
 use crate::disk::{self, Disk};
 use crate::pattern::Stamp;
 use crate::self_test::{self, Machine};
-use crate::{fail, load, pass};
+use crate::{fail, load, log, pass};
 
 /// What the last sector of the first disk says between the two boots of a reset; "KamiBoot" in ASCII.
 const RESET_STAMP: Stamp = Stamp {
@@ -66,6 +66,11 @@ fn run_with(
             // SAFETY: each mode makes one machine.
             let machine = unsafe { Machine::new(firmware, interrupts) }?;
             load::run(console, info, &machine)
+        }
+        "log" => {
+            // SAFETY: each mode makes one machine.
+            let machine = unsafe { Machine::new(firmware, interrupts) }?;
+            log::run(console, info, &machine)
         }
         "bad-instruction" => {
             arch::bad_instruction();

@@ -1,6 +1,8 @@
 //! Machines on this host's KVM, tested from within by the bare-metal test guest.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::sync::mpsc;
 use std::thread;
 
@@ -10,7 +12,7 @@ use kami_devices::virtio::rng::Rng;
 use kami_image::volume::Volume;
 use kami_kernels::Architecture;
 use kami_kernels::guest::job::Job;
-use kami_kernels::guest::{self, Outcome, Report};
+use kami_kernels::guest::{self, Outcome, Report, pattern};
 use kami_vmm::machine::{End, Error, MAX_CPUS, Machine, MachineConfig, MachineHandle};
 
 const MIB: u64 = 1 << 20;
@@ -244,6 +246,103 @@ fn load_that_the_machine_cannot_bear_is_refused_by_the_guest() {
         };
         assert!(told.contains(reason), "{job}: {told}");
     }
+}
+
+/// Two disks on these files.
+fn disks_on(files: &[File; 2]) -> Devices {
+    let block = || BlockConfig {
+        serial: [0; 20],
+        queues: 1,
+        read_only: false,
+        limits: None,
+    };
+    let disks = files.iter().map(|file| {
+        let volume = Volume::plain(file.try_clone().unwrap(), LOG_DISK_BYTES);
+        let disk: Box<dyn VirtioDevice> = Box::new(BlockDevice::new(volume, block()));
+        disk
+    });
+    disks.collect()
+}
+
+/// As small as a disk may be that has a log.
+const LOG_DISK_BYTES: u64 = 512 << 10;
+/// Records that such a disk has room for.
+const LAP: u64 = 64;
+
+/// Runs the mode `log` for more than a lap after the first `flushed` records, ended from outside in the midst of them.
+/// Returns up to which they are flushed now.
+fn log(files: &[File; 2], flushed: u64) -> u64 {
+    let mut config = config("log");
+    config.cmdline += &format!(" kami.flushed={flushed}");
+    let (end, console) = run_while(&config, disks_on(files), move |handle, wait_for| {
+        // Each covers one more at least: more than a lap.
+        for _ in 0..LAP {
+            wait_for("flushed=");
+        }
+        handle.end(End::TimedOut);
+    });
+    assert_eq!(end.unwrap(), End::TimedOut, "{console}");
+    Report::parse(&console).flushed().unwrap()
+}
+
+/// What a check of the log finds missing.
+fn missing(files: &[File; 2], flushed: u64) -> u64 {
+    let mut config = config("log");
+    config.cmdline += &format!(" kami.flushed={flushed} kami.log=check");
+    let (end, console) = run(&config, disks_on(files));
+    let (last, missing) = Report::parse(&console).log().expect(&console);
+    assert!(last >= flushed, "{console}");
+    let expected = if missing == 0 {
+        End::PoweredOff
+    } else {
+        End::Panicked
+    };
+    assert_eq!(end.unwrap(), expected, "{console}");
+    missing
+}
+
+#[test]
+fn log_goes_on_where_it_was_and_a_lost_record_is_found() {
+    let files = [(); 2].map(|()| {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LOG_DISK_BYTES).unwrap();
+        file
+    });
+    let before = log(&files, 0);
+    assert_eq!(missing(&files, before), 0);
+    let flushed = log(&files, before);
+    assert!(flushed > before);
+    assert_eq!(missing(&files, flushed), 0);
+    // The last flushed record's first sector: gone, then an older one's, then right again.
+    let mut sector = [0; 512];
+    let (number, stamp) = (0..LOG_DISK_BYTES / 512)
+        .find_map(|number| {
+            files[1].read_exact_at(&mut sector, number * 512).unwrap();
+            let stamp = pattern::check(number, &sector)?;
+            (stamp.generation == flushed).then_some((number, stamp))
+        })
+        .unwrap();
+    let mut write = |generation: u64| {
+        match generation {
+            0 => sector.fill(0),
+            generation => pattern::fill(
+                number,
+                pattern::Stamp {
+                    generation,
+                    ..stamp
+                },
+                &mut sector,
+            ),
+        }
+        files[1].write_all_at(&sector, number * 512).unwrap();
+        missing(&files, flushed)
+    };
+    let lost = [0, flushed - LAP, flushed - 1, flushed].map(&mut write);
+    assert_eq!(lost, [1, 1, 1, 0]);
+    // The first disk has no log at all any more.
+    files[0].set_len(0).unwrap();
+    files[0].set_len(LOG_DISK_BYTES).unwrap();
+    assert_eq!(missing(&files, flushed), LAP);
 }
 
 #[test]

@@ -15,6 +15,7 @@
 //! | `count` | counts its boots on every disk, then as `button` | power-off |
 //! | `write` | writes to its first two disks in turn, for ever | never |
 //! | `load` | does jobs of requests, tells how many there were and how long they took | power-off |
+//! | `log` | checks the numbered records on every disk, writes and flushes more of them | never; `kami.log=check`: after the check |
 //! | `panic` | | a panic |
 //! | `panic-line` | prints Linux's panic lines | never: halts |
 //! | `triple-fault` | | a triple fault; a panic on aarch64, which knows none |
@@ -50,6 +51,12 @@
 //!
 //! A job that writes is ended by a flush, outside the time that is told. On x86_64 `kami.tsc_khz=N` has to tell how
 //! fast the time-stamp counter is. Indirect descriptors and the event index are used where the device has them.
+//!
+//! `log` writes the same records, numbered from 1, to each disk that it can write, and says `flushed=N` after a flush of
+//! all disks that covers them up to N. Started again with `kami.flushed=N`, it first checks that every disk has each of
+//! them up to N, or one that came later to the same place, and fails if not; then it goes on from N + 1. A disk without
+//! any record has no log, which is a fault of the first disk only. Records have `disk_sectors` of [`pattern::Stamp`] as a
+//! mark, with the number of the disk's first record.
 //!
 //! With `kami.check=all` the self-test reads whole disks instead of samples. It writes to every disk, always
 //! the pattern of [`pattern`]. It reports in lines `kami-test: KEY=VALUE`, of which the last is `result=pass` or

@@ -7,7 +7,8 @@
 //! disk N `diskN.bytes`, `.serial`, `.queues`, `.pattern` (`ok`, `written`, `none`), `.write` (`ok`) or `.read_only`
 //! (`yes`), `.interrupts`, then `disks`; in the mode `reset` `boot` (1, 2) and `reset` (`asked`); in `echo` `echo`
 //! (`ready`) and `serial_interrupts`; in `button` `button` (`waiting`, `pressed`); in `load` for each job `load`: see
-//! [`Load`].
+//! [`Load`]; in `log` `flushed`, and of what was there before `log last` (see [`Report::log`]) and for each disk N
+//! `diskN.log` (`none`, `found …`) and, of the first record that is missing, `diskN.log_missing`.
 
 /// What begins each line.
 const PREFIX: &str = "kami-test: ";
@@ -123,6 +124,21 @@ impl Report {
         lines.filter_map(|(_, line)| load(line)).collect()
     }
 
+    /// Up to which record of the mode `log` all were flushed. A number that is cut short is too low, which the ones
+    /// before make good.
+    #[must_use]
+    pub fn flushed(&self) -> Option<u64> {
+        let lines = self.entries().filter(|&(key, _)| key == "flushed");
+        lines.filter_map(|(_, number)| number.parse().ok()).max()
+    }
+
+    /// What the mode `log` found on the disks before it wrote: the highest record's number, and how many are missing.
+    #[must_use]
+    pub fn log(&self) -> Option<(u64, u64)> {
+        let (last, missing) = self.value("log last")?.split_once(" missing=")?;
+        Some((last.parse().ok()?, missing.parse().ok()?))
+    }
+
     fn disk(&self, number: usize) -> Option<Disk> {
         let key = |name: &str| format!("disk{number}.{name}");
         Some(Disk {
@@ -211,6 +227,17 @@ mod tests {
             depth: 1,
         };
         assert_eq!(Report::parse(line).loads(), [load]);
+    }
+
+    #[test]
+    fn numbers_of_the_log_mode_are_read() {
+        let report = Report::parse(
+            "kami-test: log last=77 missing=2\r\nkami-test: flushed=99\r\n\
+            kami-test: flushed=103\r\nkami-test: flushed=10",
+        );
+        assert_eq!((report.log(), report.flushed()), (Some((77, 2)), Some(103)));
+        assert_eq!(Report::parse("").log(), None);
+        assert_eq!(Report::parse("kami-test: flushed=").flushed(), None);
     }
 
     #[test]
