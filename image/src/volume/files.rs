@@ -114,7 +114,7 @@ impl VolumeFiles {
         loop {
             number = number.saturating_add(1);
             match self.read_layer((id, number), None, open_locked) {
-                Ok(layer) if layer.is_unwritten => {
+                Ok(layer) if layer.is_unwritten || self.lacks_a_part(id, &layer, size_bytes) => {
                     drop(layer);
                     self.clear_from(id, number)?;
                     break;

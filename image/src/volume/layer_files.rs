@@ -91,6 +91,17 @@ impl VolumeFiles {
         Ok(found)
     }
 
+    /// Whether a file of the overlay is missing before another one: a power cut came before the
+    /// layer's first flush. One that lacks the last ones may have been begun when the volume was smaller.
+    pub(super) fn lacks_a_part(&self, id: &VolumeId, layer: &FoundLayer, size_bytes: u64) -> bool {
+        let found = layer.overlay.len() as u64;
+        (found + 1..self.parts(size_bytes)).any(|part| {
+            names::overlay(&self.volumes, id, layer.number, part)
+                .symlink_metadata()
+                .is_ok()
+        })
+    }
+
     pub(super) fn grow(
         &self,
         id: &VolumeId,

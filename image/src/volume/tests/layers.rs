@@ -199,13 +199,16 @@ fn many_rebases_keep_no_descriptor() {
 }
 
 /// A row may name a layer as the lowest only once that layer is durable; what a power cut leaves of
-/// a layer that no flush has reached is no layer.
+/// a layer that no flush has reached is no layer. Issue: a volume could not be opened where such a layer
+/// lacked a file of its overlay before another one.
 #[test]
 fn layer_that_was_never_flushed_is_begun_anew() {
     let home = Home::new();
-    let files = home.volumes();
+    let mut files = home.volumes();
+    files.part_bytes = 3 * CHUNK_BYTES;
     let standing = Standing::new(SIZE, Some(home.snapshot));
-    let spoil: [fn(&Home, &VolumeId); 4] = [
+    let spoil: [fn(&Home, &VolumeId); 5] = [
+        |home, id| std::fs::remove_file(home.file(format!("{id}.1.overlay.1"))).unwrap(),
         |home, id| std::fs::remove_file(home.file(format!("{id}.1.bitmap"))).unwrap(),
         |home, id| std::fs::remove_file(home.file(format!("{id}.1.overlay"))).unwrap(),
         |home, id| drop(File::create(home.file(format!("{id}.1.bitmap"))).unwrap()),
