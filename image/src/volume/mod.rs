@@ -15,6 +15,7 @@
 
 mod base;
 mod bitmap;
+mod direct;
 mod files;
 mod frozen;
 mod layer;
@@ -23,6 +24,7 @@ mod names;
 mod plan;
 mod stack;
 
+pub use direct::Alignment;
 pub use files::{Standing, VolumeFiles};
 pub use frozen::Frozen;
 pub use plan::{
@@ -105,6 +107,14 @@ pub enum Error {
     /// See [`Volume::lose_writes`].
     #[error("the host failed to sync the volume before, and may have dropped writes then")]
     LostWrites,
+    #[error("the file system of the store has no direct I/O")]
+    NoDirectIo,
+    #[error("the file system of the store has direct I/O in units of {offset} bytes, not of 512")]
+    DirectIoUnit { offset: usize },
+    #[error("cannot switch an overlay to direct I/O")]
+    DirectIo(#[source] std::io::Error),
+    #[error("a volume of {size_bytes} bytes, no multiple of 512, cannot have direct I/O")]
+    DirectIoSize { size_bytes: u64 },
     #[error("cannot sync volume {id}")]
     Sync {
         id: VolumeId,
@@ -127,6 +137,8 @@ pub struct Volume {
     /// The blocks of those of them that the overlay lacks some of.
     in_flight: Vec<Range<u64>>,
     has_lost_writes: bool,
+    /// [`Volume::bypass_cache`]
+    is_direct: bool,
 }
 
 impl Volume {
@@ -151,6 +163,7 @@ impl Volume {
             writes: 0,
             in_flight: Vec::new(),
             has_lost_writes: false,
+            is_direct: false,
         }
     }
 
@@ -170,6 +183,28 @@ impl Volume {
     /// The open file behind an index that an extent or a plan of this volume named.
     pub fn file(&self, index: FileIndex) -> BorrowedFd<'_> {
         self.stack.files.file(index).as_fd()
+    }
+
+    /// Has I/O on the overlays, and on those of layers begun later, pass the host's page cache by. What the
+    /// snapshot has is still read through it: all that stand on the snapshot share it.
+    ///
+    /// # Errors
+    /// [`Error::NoDirectIo`], [`Error::DirectIoUnit`], [`Error::DirectIoSize`], [`Error::DirectIo`]: the volume
+    /// is of no use then.
+    pub fn bypass_cache(&mut self) -> Result<(), Error> {
+        let size_bytes = self.size_bytes;
+        if !size_bytes.is_multiple_of(512) {
+            return Err(Error::DirectIoSize { size_bytes });
+        }
+        let overlays = self.stack.layers.iter().flat_map(Layer::overlay);
+        direct::bypass_cache(&mut self.stack.files, overlays)?;
+        self.is_direct = true;
+        Ok(())
+    }
+
+    /// What I/O on a file must keep to; `None` where the host's page cache takes any.
+    pub fn alignment(&self, index: FileIndex) -> Option<Alignment> {
+        self.stack.files.alignment(index)
     }
 
     /// Appends to `out` where the `len` bytes from `offset` on live, in order. A file that ends before
@@ -383,6 +418,14 @@ impl Volume {
         }
         let number = top.number + 1;
         let layer = home.begin_layer(number, self.size_bytes, &mut self.stack.files)?;
+        if self.is_direct
+            && let Err(error) = direct::bypass_cache(&mut self.stack.files, layer.overlay())
+        {
+            // Its files are those of a layer that no flush reached: the next one takes their place.
+            let files = layer.files();
+            files.for_each(|it| self.stack.files.close(it, home.folder));
+            return Err(error);
+        }
         self.once.extend(layer.files());
         self.once.push(home.folder);
         self.stack.layers.push(layer);

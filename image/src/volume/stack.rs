@@ -4,6 +4,7 @@
 
 use super::Error;
 use super::base::Base;
+use super::direct::Alignment;
 use super::layer::Layer;
 use super::plan::{Extent, FileIndex, Place};
 use crate::chunk::pending::unlock;
@@ -15,6 +16,8 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub(super) struct Files {
     slots: Vec<Arc<File>>,
+    /// Of those whose I/O passes the page cache by.
+    alignments: Vec<Option<Alignment>>,
     /// Those whose file is gone.
     free: Vec<FileIndex>,
 }
@@ -43,6 +46,16 @@ impl Files {
         &self.slots[index.0 as usize]
     }
 
+    pub(super) fn alignment(&self, index: FileIndex) -> Option<Alignment> {
+        self.alignments.get(index.0 as usize).copied().flatten()
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "as for `file`")]
+    pub(super) fn set_alignment(&mut self, index: FileIndex, alignment: Alignment) {
+        self.alignments.resize(self.slots.len(), None);
+        self.alignments[index.0 as usize] = Some(alignment);
+    }
+
     /// How many indices name a file of their own.
     #[cfg(test)]
     pub(super) fn open_count(&self) -> usize {
@@ -58,6 +71,9 @@ impl Files {
     #[expect(clippy::indexing_slicing, reason = "as for `file`")]
     pub(super) fn close(&mut self, index: FileIndex, folder: FileIndex) {
         unlock(self.file(index));
+        if let Some(alignment) = self.alignments.get_mut(index.0 as usize) {
+            *alignment = None;
+        }
         self.slots[index.0 as usize] = Arc::clone(self.file(folder));
         self.free.push(index);
     }

@@ -12,8 +12,13 @@ use crate::rate::RateLimit;
 /// `VIRTIO_BLK_ID_BYTES`
 pub(super) const SERIAL_BYTES: usize = 20;
 
-/// Where zeroes are written from.
-pub(super) static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+/// Where zeroes are written from, also to files without a page cache.
+pub(super) static ZEROES: &[u8; 64 << 10] = &ALIGNED_ZEROES.0;
+
+#[repr(align(4096))]
+struct AlignedZeroes([u8; 64 << 10]);
+
+static ALIGNED_ZEROES: AlignedZeroes = AlignedZeroes([0; 64 << 10]);
 
 pub(super) type BoxedError = Box<dyn std::error::Error>;
 
@@ -132,7 +137,7 @@ impl<'a> Cursor<'a> {
             for piece in memory.get_slices(address, len, Permissions::Write)? {
                 let mut piece = piece?;
                 while !piece.is_empty() {
-                    piece.copy_from(&ZEROES);
+                    piece.copy_from(ZEROES);
                     piece = piece.offset(piece.len().min(ZEROES.len()))?;
                 }
             }

@@ -6,6 +6,7 @@
 //! through the guest. Left out on purpose: geometry (no driver needs cylinders), a write cache that
 //! can be switched off, lifetime, secure erase and zones.
 
+mod bounce;
 mod config;
 mod disk;
 mod engine;

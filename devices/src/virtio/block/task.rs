@@ -277,7 +277,7 @@ impl Task {
     ) -> Result<Begun, BoxedError> {
         self.transfers.clear();
         self.bounce.clear();
-        self.bounce.resize(2 * FILL_BYTES_MAX, 0);
+        self.bounce.resize(3 * FILL_BYTES_MAX, 0);
         for (fill, memory) in fills(&plan, &mut self.bounce) {
             if let Place::File { file, offset } = fill.from {
                 let from = (file, offset);
@@ -441,7 +441,9 @@ fn fills<'a>(
     plan: &'a WritePlan,
     bounce: &mut [u8],
 ) -> impl Iterator<Item = (&'a Fill, (*mut u8, usize))> + use<'a> {
+    // Also for files without a page cache: there is room for a third fill.
     let base = bounce.as_mut_ptr();
+    let base = base.wrapping_add(base.align_offset(FILL_BYTES_MAX));
     let places = [base, base.wrapping_add(FILL_BYTES_MAX)];
     plan.fills.iter().zip(places).filter_map(|(fill, place)| {
         let fill = fill.as_ref()?;

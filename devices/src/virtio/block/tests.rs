@@ -17,6 +17,7 @@ use self::guest::{DATA_BYTES, Data, Guest, SLOTS, Shape};
 use super::super::device::NeedsReset;
 use super::*;
 
+mod direct;
 pub(super) mod guest;
 
 const OK: u8 = 0;

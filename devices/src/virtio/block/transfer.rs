@@ -11,6 +11,7 @@ use std::os::fd::AsRawFd;
 use kami_image::volume::{FileIndex, Volume};
 use libc::iovec;
 
+use super::bounce::{self, Bounce};
 use super::ring::{Operation, Ring, Vectors};
 use super::token::{Target, Token};
 
@@ -51,6 +52,10 @@ pub(super) struct Transfers {
     list: Vec<Transfer>,
     under_way: usize,
     failure: Option<i32>,
+    /// What the kernel does not take as it is goes through here, one transfer after the other.
+    bounce: Option<Bounce>,
+    /// Those that wait for that, and last the one that does.
+    bounced: Vec<usize>,
 }
 
 impl Transfers {
@@ -58,6 +63,7 @@ impl Transfers {
         self.iovecs.clear();
         self.list.clear();
         self.failure = None;
+        self.bounced.clear();
     }
 
     /// Adds `len` bytes of memory at `base`, for the bytes of `file` from `offset` on. Goes into
@@ -104,9 +110,28 @@ impl Transfers {
     /// the files open.
     pub unsafe fn submit(&mut self, target: Target, volume: &Volume, ring: &mut impl Ring) {
         for index in 0..self.list.len() {
+            if self.needs_bounce(index, volume) {
+                self.bounced.push(index);
+                continue;
+            }
             // SAFETY: as this function's.
             unsafe { self.push(index, target, volume, ring) };
         }
+        if let Some(&index) = self.bounced.last() {
+            self.bounce.get_or_insert_with(Bounce::new);
+            // SAFETY: as this function's.
+            unsafe { self.push(index, target, volume, ring) };
+        }
+    }
+
+    /// Whether the file does not take this memory.
+    fn needs_bounce(&self, index: usize, volume: &Volume) -> bool {
+        let Some(transfer) = self.list.get(index) else {
+            return false;
+        };
+        let iovecs = self.iovecs.get(transfer.iovecs.clone()).unwrap_or_default();
+        let alignment = volume.alignment(transfer.file);
+        alignment.is_some_and(|it| !bounce::suits(it, iovecs))
     }
 
     /// Takes the completion of the operation at `index`, and goes on with the rest of a short one.
@@ -120,7 +145,9 @@ impl Transfers {
         (target, volume, ring): (Target, &Volume, &mut impl Ring),
     ) -> Option<Unread> {
         self.under_way = self.under_way.saturating_sub(1);
+        let is_bounced = self.bounced.last() == Some(&index);
         let transfer = self.list.get_mut(index)?;
+        let mut unread = None;
         match (u64::try_from(result), transfer.direction) {
             (Err(_), _) if matches!(-result, libc::EINTR | libc::EAGAIN) => {}
             (Err(_), _) => {
@@ -128,22 +155,45 @@ impl Transfers {
                 return None;
             }
             (Ok(0), Direction::Read) => {
-                return Some(Unread {
+                unread = Some(Unread {
                     position: transfer.position,
-                    len: transfer.left,
+                    len: std::mem::take(&mut transfer.left),
                 });
             }
             (Ok(0), Direction::Write) => {
                 self.failure.get_or_insert(libc::EIO);
                 return None;
             }
-            (Ok(bytes), _) => transfer.advance(bytes, &mut self.iovecs),
+            (Ok(bytes), direction) => {
+                if let (Some(bounce), true) = (&self.bounce, is_bounced)
+                    && direction == Direction::Read
+                {
+                    let iovecs = self.iovecs.get(transfer.iovecs.clone());
+                    // SAFETY: as this function's.
+                    unsafe { bounce.store(bytes, iovecs.unwrap_or_default()) };
+                }
+                transfer.advance(bytes, &mut self.iovecs);
+            }
         }
-        if transfer.left > 0 {
+        let next = match (transfer.left, is_bounced) {
+            (0, false) => None,
+            (0, true) => {
+                self.bounced.pop();
+                self.bounced.last().copied()
+            }
+            // Its rest may begin where the file does not take it.
+            (_, false) if self.needs_bounce(index, volume) => {
+                self.bounced.insert(0, index);
+                self.bounce.get_or_insert_with(Bounce::new);
+                (self.bounced.len() == 1).then_some(index)
+            }
+            (_, _) => Some(index),
+        };
+        if let Some(index) = next.filter(|_| self.failure.is_none()) {
             // SAFETY: as this function's.
             unsafe { self.push(index, target, volume, ring) };
         }
-        None
+        unread
     }
 
     /// Fails the step for a reason outside the operations.
@@ -167,6 +217,13 @@ impl Transfers {
             return;
         };
         let iovecs = self.iovecs.get(transfer.iovecs.clone()).unwrap_or_default();
+        let iovecs = match &mut self.bounce {
+            Some(bounce) if self.bounced.last() == Some(&index) => {
+                // SAFETY: the caller keeps the memory.
+                unsafe { bounce.load(transfer.direction, iovecs) }
+            }
+            _ => iovecs,
+        };
         let vectors = Vectors {
             file: volume.file(transfer.file).as_raw_fd(),
             offset: transfer.offset,
