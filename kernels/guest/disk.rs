@@ -412,7 +412,7 @@ pub fn queue_count(device: &Device) -> Result<u16, Failure> {
 }
 
 /// So that what memory held before does not pass for what is read.
-fn poison(data: Window) {
+pub fn poison(data: Window) {
     for at in (0..data.bytes()).step_by(SECTOR_BYTES) {
         data.set_u64(at, 0xdead_dead_dead_dead);
     }

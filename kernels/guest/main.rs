@@ -15,6 +15,7 @@ mod census;
 mod checks;
 mod console;
 mod disk;
+mod fill;
 mod flight;
 #[path = "../src/guest/histogram.rs"]
 mod histogram;

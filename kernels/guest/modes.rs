@@ -10,7 +10,7 @@ use crate::console::{Console, Failure, failure, report};
 use crate::disk::{self, Disk};
 use crate::pattern::Stamp;
 use crate::self_test::{self, Machine};
-use crate::{fail, load, log, pass};
+use crate::{fail, fill, load, log, pass};
 
 /// What the last sector of the first disk says between the two boots of a reset; "KamiBoot" in ASCII.
 const RESET_STAMP: Stamp = Stamp {
@@ -71,6 +71,11 @@ fn run_with(
             // SAFETY: each mode makes one machine.
             let machine = unsafe { Machine::new(firmware, interrupts) }?;
             log::run(console, info, &machine)
+        }
+        "fill" => {
+            // SAFETY: each mode makes one machine.
+            let machine = unsafe { Machine::new(firmware, interrupts) }?;
+            fill::run(console, info, firmware, &machine)
         }
         "bad-instruction" => {
             arch::bad_instruction();

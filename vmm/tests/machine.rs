@@ -346,6 +346,40 @@ fn log_goes_on_where_it_was_and_a_lost_record_is_found() {
 }
 
 #[test]
+fn fill_writes_the_whole_of_the_last_disk() {
+    let report = pass(&config("fill"));
+    let told = report.entries().filter(|&(key, _)| key == "fill");
+    let told: Vec<_> = told.map(|(_, word)| word).collect();
+    assert_eq!(told, ["going", "done", "verified"]);
+}
+
+/// A disk that takes nothing stands for one without room: `disk_faults` has real ones.
+#[test]
+fn fill_tries_what_failed_again_at_each_byte_from_the_console() {
+    let mut devices = devices(1);
+    let read_only = BlockConfig {
+        serial: [0; 20],
+        queues: 1,
+        read_only: true,
+        limits: None,
+    };
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(DISK_BYTES).unwrap();
+    let volume = Volume::plain(file, DISK_BYTES);
+    devices.push(Box::new(BlockDevice::new(volume, read_only)));
+    let (end, _) = run_while(&config("fill"), devices, |handle, wait_for| {
+        for _ in 0..3 {
+            wait_for("fill=error at=0 status=1 failed=8");
+            wait_for("fill=alive");
+            assert_eq!(handle.console_input(b" "), 1);
+            wait_for("fill=again");
+        }
+        handle.end(End::TimedOut);
+    });
+    assert_eq!(end.unwrap(), End::TimedOut);
+}
+
+#[test]
 fn each_end_is_told_apart() {
     for (mode, expected) in [
         ("hello", End::PoweredOff),

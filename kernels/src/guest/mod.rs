@@ -16,6 +16,7 @@
 //! | `write` | writes to its first two disks in turn, for ever | never |
 //! | `load` | does jobs of requests, tells how many there were and how long they took | power-off |
 //! | `log` | checks the numbered records on every disk, writes and flushes more of them | never; `kami.log=check`: after the check |
+//! | `fill` | writes the whole of the last disk; requests that fail are tried again at each byte from the console | power-off |
 //! | `panic` | | a panic |
 //! | `panic-line` | prints Linux's panic lines | never: halts |
 //! | `triple-fault` | | a triple fault; a panic on aarch64, which knows none |
@@ -57,6 +58,12 @@
 //! them up to N, or one that came later to the same place, and fails if not; then it goes on from N + 1. A disk without
 //! any record has no log, which is a fault of the first disk only. Records have `disk_sectors` of [`pattern::Stamp`] as a
 //! mark, with the number of the disk's first record.
+//!
+//! `fill` has up to eight requests of 64 KiB in flight, ahead over the disk. When some fail it waits for the others and
+//! says `fill=error at=SECTOR status=N failed=N`, of the first of them, or `fill=error at=flush status=N`; it reads the
+//! first disk and the first block that the last one has taken, and says `fill=alive`; at a byte from the console it says
+//! `fill=again`, tries those that failed, and goes on. `fill=done` says that all of it was written and flushed,
+//! `fill=verified` that all of it was read again and is right.
 //!
 //! With `kami.check=all` the self-test reads whole disks instead of samples. It writes to every disk, always
 //! the pattern of [`pattern`]. It reports in lines `kami-test: KEY=VALUE`, of which the last is `result=pass` or

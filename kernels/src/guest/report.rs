@@ -8,7 +8,8 @@
 //! (`yes`), `.interrupts`, then `disks`; in the mode `reset` `boot` (1, 2) and `reset` (`asked`); in `echo` `echo`
 //! (`ready`) and `serial_interrupts`; in `button` `button` (`waiting`, `pressed`); in `load` for each job `load`: see
 //! [`Load`]; in `log` `flushed`, and of what was there before `log last` (see [`Report::log`]) and for each disk N
-//! `diskN.log` (`none`, `found …`) and, of the first record that is missing, `diskN.log_missing`.
+//! `diskN.log` (`none`, `found …`) and, of the first record that is missing, `diskN.log_missing`; in `fill` `fill` (`going`, `error at=…`, `alive`, `again`,
+//! `done`, `verified`).
 
 /// What begins each line.
 const PREFIX: &str = "kami-test: ";
