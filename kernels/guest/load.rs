@@ -31,10 +31,16 @@ pub fn run(console: &mut Console, info: &BootInfo, machine: &Machine<'_>) -> Res
     };
     let khz = arch::counter_khz(info.number("kami.tsc_khz"))?;
     let spare = memory::spare(info)?;
+    let mut has_timer = false;
     for text in jobs.split(',') {
         let job: Job = text
             .parse()
             .map_err(|wrong| failure!("kami.load: {wrong} of {text} is wrong"))?;
+        if job.irq && !has_timer {
+            // So that a rest that nothing else ends, ends. It starts once.
+            machine.interrupts.start_timer()?;
+            has_timer = true;
+        }
         let outcome = run_job(machine, &Arena::over(spare), &job, khz)?;
         tell(console, text, &job, khz, &outcome);
     }
@@ -48,10 +54,6 @@ fn run_job(machine: &Machine<'_>, arena: &Arena, job: &Job, khz: u64) -> Result<
         slot_bytes: job.block_bytes,
         completion: completion(job),
     };
-    if job.irq {
-        // So that a rest that nothing else ends, ends.
-        machine.interrupts.start_timer()?;
-    }
     let mut flight = Flight::start(job.disk, machine, arena, shape)?;
     flight.fill_buffers(timestamp());
     let blocks = Blocks::new(job, flight.sectors * SECTOR, timestamp());

@@ -198,7 +198,7 @@ const TSC_KHZ: u64 = 2_000_000;
 #[test]
 fn load_of_every_kind_does_what_it_is_asked_for() {
     let jobs = [
-        "0:read:65536:4:1:20",
+        "0:read:65536:4:1:20:irq",
         "0:randread:4096:32:2:20",
         "0:write:512:1:1:20",
         "1:first:4096:16:2:500",
