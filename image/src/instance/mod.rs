@@ -5,6 +5,7 @@
 //! `disableApiTermination`, `kernel` and `ramdisk`. What its volumes are, the catalogue's rows say.
 
 mod base64;
+mod cache;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::catalogue::KernelFileId;
 use crate::manifest::{Architecture, ProductCode, RootDeviceType, words};
 use crate::mapping::{Disk, DiskKind};
+
+pub use cache::{CacheChoice, CacheMode};
 
 /// The most bytes of user data that EC2 takes.
 pub const USER_DATA_BYTES: usize = 16 << 10;
@@ -54,6 +57,9 @@ pub struct InstanceSettings {
     /// The disks that each start makes anew.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ephemeral: Vec<EphemeralDisk>,
+    /// Which disks use the host's page cache, by what was asked of the launch.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cache: Vec<CacheChoice>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_data: Option<UserData>,
     #[serde(skip_serializing_if = "is_default")]
@@ -75,6 +81,11 @@ impl InstanceSettings {
     /// stop.
     pub fn is_instance_store(&self) -> bool {
         self.root_device_type == RootDeviceType::InstanceStore
+    }
+
+    /// Whether the disk of that name uses the host's page cache.
+    pub fn cache_mode(&self, device_name: &str) -> CacheMode {
+        cache::mode_of(&self.cache, device_name)
     }
 }
 
@@ -240,6 +251,7 @@ mod tests {
                 index: 0,
                 size_bytes: 4096,
             }],
+            cache: vec!["/dev/sdb=none".parse().unwrap()],
             user_data: Some(UserData::new(b"#!/bin/sh\n\xff\0".to_vec()).unwrap()),
             shutdown_behavior: ShutdownBehavior::Terminate,
             disable_api_termination: true,

@@ -69,7 +69,8 @@ impl Error {
             Self::Launch(
                 launch::Error::ImageArchitecture { .. }
                 | launch::Error::Mismatch { .. }
-                | launch::Error::NoKernel { .. },
+                | launch::Error::NoKernel { .. }
+                | launch::Error::NoSuchDisk { .. },
             ) => Exit::BadInput,
             Self::Launch(launch::Error::Machine(error)) => of_machine(error),
             Self::Launch(launch::Error::Interrupted) => Exit::Interrupted,
@@ -207,6 +208,10 @@ fn of_launch(error: &launch::Error) -> Option<String> {
              name its id as KernelId in the manifest"
         }
         launch::Error::Kernel(error) => error.help()?,
+        launch::Error::NoSuchDisk { disks, .. } => {
+            return Some(format!("its disks are {}", disks.join(", ")));
+        }
+        launch::Error::Cache { .. } => "leave out --cache none for it",
         launch::Error::Memory(_) => "give the guest less with --memory",
         launch::Error::Machine(machine::Error::OpenKvm(error)) => permission_help(error),
         launch::Error::Machine(error) if error.is_kvm_giving_up() => of_kvm(),

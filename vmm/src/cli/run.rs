@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kami_image::account::Account;
-use kami_image::instance::{BootFile, InstanceSettings, ShutdownBehavior, UserData};
+use kami_image::instance::{BootFile, CacheChoice, InstanceSettings, ShutdownBehavior, UserData};
 use kami_image::manifest::{BlockDeviceMapping, Tag};
 use kami_image::mapping::{Ephemeral, SyntaxError};
 use kami_image::store::{ClientToken, Reservation, Store};
@@ -78,6 +78,10 @@ pub struct Args {
     /// Size of each ephemeral disk [default: the type's, else 8G]
     #[arg(long, value_name = "SIZE", value_parser = size_bytes, help_heading = "Disks")]
     ephemeral_size: Option<u64>,
+
+    /// Whether a disk, or every disk, uses the host's page cache: writeback (the default), or none for direct I/O
+    #[arg(long, value_name = "[DEVICE=]MODE", help_heading = "Disks")]
+    cache: Vec<CacheChoice>,
 
     /// Name the instance
     #[arg(long, value_name = "NAME", help_heading = "Instance")]
@@ -243,6 +247,7 @@ impl Args {
                 kernel: boot_file(self.kernel)?,
                 ramdisk: boot_file(self.initrd)?,
                 append: self.append.unwrap_or_default(),
+                cache: self.cache,
                 user_data: self.user_data.map(user_data).transpose()?,
                 shutdown_behavior: self.shutdown_behavior,
                 disable_api_termination: self.disable_api_termination,

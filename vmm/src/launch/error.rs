@@ -34,6 +34,17 @@ pub enum Error {
     Kernel(#[from] kami_kernels::Error),
     #[error("cannot write the console to {}", path.display())]
     ConsoleFile { path: PathBuf, source: io::Error },
+    #[error("--cache names {device}, which the instance does not have")]
+    NoSuchDisk {
+        device: String,
+        /// Those that it has.
+        disks: Vec<String>,
+    },
+    #[error("cannot have {device} pass the host's page cache by")]
+    Cache {
+        device: String,
+        source: volume::Error,
+    },
     #[error("cannot read the root disk")]
     Root(#[source] volume::Error),
     #[error("cannot {action}")]

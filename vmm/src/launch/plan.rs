@@ -63,6 +63,7 @@ pub fn resolve(store: &Store, request: Request) -> Result<Plan, Error> {
     check_architecture(image.image_id, image.architecture)?;
     let disks = store.resolve(&image, &request.block_devices, request.ephemeral)?;
     let mut settings = request.settings;
+    check_cache(&settings, &disks)?;
     choose_kernel(&image, &mut settings);
     let boot = Boot::of(
         store,
@@ -170,6 +171,22 @@ fn choose_kernel(image: &Image, settings: &mut InstanceSettings) {
     if settings.ramdisk.is_none() {
         let ramdisk = image.ramdisk_id.map(KernelFileId::Ramdisk);
         settings.ramdisk = ramdisk.map(BootFile::Stored);
+    }
+}
+
+/// Whether every disk that `--cache` names is there.
+fn check_cache(settings: &InstanceSettings, disks: &[Disk]) -> Result<(), Error> {
+    let named = settings
+        .cache
+        .iter()
+        .filter_map(|it| it.device_name.as_ref());
+    let is_there = |name: &String| disks.iter().any(|disk| disk.device_name == *name);
+    match named.clone().find(|name| !is_there(name)) {
+        Some(device) => Err(Error::NoSuchDisk {
+            device: device.clone(),
+            disks: disks.iter().map(|disk| disk.device_name.clone()).collect(),
+        }),
+        None => Ok(()),
     }
 }
 

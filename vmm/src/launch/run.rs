@@ -9,6 +9,7 @@ use kami_devices::virtio::block::{BlockConfig, BlockDevice, Limits};
 use kami_devices::virtio::device::VirtioDevice;
 use kami_devices::virtio::rng::Rng;
 use kami_image::id::{InstanceId, VolumeId};
+use kami_image::instance::{CacheMode, InstanceSettings};
 use kami_image::mapping::{Disk, DiskKind};
 use kami_image::store::{
     self, GuestEnd, InstanceLock, Launched, LaunchedVolume, NewInstance, Store,
@@ -126,6 +127,8 @@ impl<'a> Materialised<'a> {
         };
         let inbox = Inbox::new().map_err(Error::io("make the console's inbox"))?;
         let console = Box::new(inbox.writer());
+        // After the look at the root disk, which is for odd addresses.
+        bypass_cache(&mut volumes, &launched.instance.settings)?;
         let (devices, disks) = devices(volumes, boot.cpus);
         let machine = Machine::on(groundwork.finish()?, &config, devices, console)?;
         Ok(Assembled {
@@ -317,6 +320,21 @@ fn devices(volumes: Vec<LaunchedVolume>, cpus: u32) -> Devices {
     }
     devices.push(Box::new(Rng::new()));
     (devices, disks)
+}
+
+/// Has the disks that are to be uncached do without the host's page cache.
+fn bypass_cache(volumes: &mut [LaunchedVolume], settings: &InstanceSettings) -> Result<(), Error> {
+    for made in volumes {
+        let device = &made.disk.device_name;
+        if settings.cache_mode(device) == CacheMode::None {
+            let bypassed = made.volume.bypass_cache();
+            bypassed.map_err(|source| Error::Cache {
+                device: device.clone(),
+                source,
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// How fast a disk may be: as fast as the host, unless its mapping or its row says otherwise.

@@ -1,0 +1,98 @@
+//! Disks whose host files fail, are full, are another's, or have no page cache: what the guest and the user see.
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use common::{Lab, finish};
+use rustix::fs::OFlags;
+
+/// Whether files in this folder can be had without the page cache.
+fn has_direct_io(folder: &Path) -> bool {
+    let path = folder.join("probe");
+    File::create(&path).unwrap();
+    let flags = OFlags::DIRECT.bits().cast_signed();
+    let opened = File::options().read(true).custom_flags(flags).open(&path);
+    fs::remove_file(path).unwrap();
+    opened.is_ok()
+}
+
+/// For each overlay that a process has open, its name and whether that passes the page cache by; sorted.
+fn open_overlays(pid: u32) -> Vec<(String, bool)> {
+    let mut overlays = Vec::new();
+    for fd in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+        // One that is gone by now is none of a volume.
+        let fd = fd.unwrap();
+        let Ok(file) = fs::read_link(fd.path()) else {
+            continue;
+        };
+        let name = file.file_name().unwrap().to_str().unwrap();
+        if !name.contains(".overlay") {
+            continue;
+        }
+        let number = fd.file_name().into_string().unwrap();
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = u32::from_str_radix(flags.unwrap().trim(), 8).unwrap();
+        overlays.push((name.to_owned(), flags & OFlags::DIRECT.bits() != 0));
+    }
+    overlays.sort();
+    overlays
+}
+
+#[test]
+fn uncached_disk_stays_uncached_over_snapshots_and_restarts() {
+    let lab = Lab::with_guest();
+    if !has_direct_io(&lab.path("")) {
+        let refused = lab.run_guest("self", &["--cache", "none"]);
+        refused.refused(1, &["cannot have /dev/sda1", "no direct I/O"]);
+        refused.helps("leave out --cache none");
+        assert_eq!(lab.state(), None);
+        return;
+    }
+    let modes = ["--cache", "none", "--cache", "/dev/sdb=writeback"];
+    let child = lab.start_guest("count", &[&["--name", "web"], &modes[..]].concat());
+    lab.wait_for("disk2.boots=1");
+    let uncached = |pid| {
+        let overlays = open_overlays(pid);
+        overlays.iter().filter(|(_, is_direct)| *is_direct).count() == 2 && overlays.len() == 3
+    };
+    assert!(uncached(child.id()), "{:?}", open_overlays(child.id()));
+    let root = lab.volumes_of("web").remove(0);
+    let snapshot = lab.done(&["snapshot", "create", &root]);
+    assert!(uncached(child.id()), "{:?}", open_overlays(child.id()));
+    lab.done(&["stop", "web"]);
+    assert_eq!(finish(child).code, Some(0));
+    let disk = fs::read(lab.path("root.raw")).unwrap();
+    assert!(lab.exported(&snapshot, disk.len()) == disk);
+
+    let child = lab.start(&["start", "--attach", "web"]);
+    lab.wait_for("disk0.boots=2");
+    lab.wait_for("disk2.boots=1");
+    assert!(uncached(child.id()), "{:?}", open_overlays(child.id()));
+    lab.done(&["stop", "web"]);
+    assert_eq!(finish(child).code, Some(0));
+    // The snapshot's file system has what the guest wrote, and so has the volume that is read through the cache.
+    lab.done(&["store", "check"]);
+    let run = lab.run_guest("self", &modes);
+    assert!(
+        run.code == Some(0) && run.out.contains("result=pass"),
+        "{run:?}"
+    );
+}
+
+#[test]
+fn cache_of_a_disk_that_is_not_there_is_refused() {
+    let lab = Lab::with_guest();
+    let refused = lab.run_guest("hello", &["--cache", "/dev/sdz=none"]);
+    refused.refused(3, &["/dev/sdz"]);
+    refused.helps("/dev/sda1, /dev/sdb, /dev/sdc");
+    let refused = lab.run_guest("hello", &["--cache", "unsafe"]);
+    assert!(
+        refused.code == Some(2) && refused.err.contains("writeback, none"),
+        "{refused:?}"
+    );
+    assert_eq!(lab.state(), None);
+}
