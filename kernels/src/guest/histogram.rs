@@ -20,10 +20,6 @@ pub struct Histogram {
 impl Histogram {
     /// Without a latency.
     #[must_use]
-    #[allow(
-        clippy::new_without_default,
-        reason = "it is large: it is made in one place, by name"
-    )]
     pub const fn new() -> Self {
         Self {
             counts: [0; BUCKETS],

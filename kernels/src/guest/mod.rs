@@ -1,4 +1,4 @@
-//! The bare-metal test guest: a program of about 80 KiB that boots as a kernel does (on x86_64 by the PVH entry or
+//! The bare-metal test guest: a program of about 120 KiB that boots as a kernel does (on x86_64 by the PVH entry or
 //! Linux's 64-bit one, on aarch64 as an `Image`) and tests the machine that it finds itself in. Its source is `guest/`,
 //! beside this crate's `src/`.
 //!
