@@ -2,6 +2,7 @@
 //!
 //! [`Ring`] is what the engine needs of io_uring (`io_uring_enter(2)`) and no more, so that a test can
 //! put a ring in its place that records, reorders, fails, or forgets what was never synced.
+//! [`cached`] is the exception: writes that cost less without it.
 //! Left out on purpose: registered files and buffers, and submission polling.
 
 #![expect(unsafe_code, reason = "submits operations that name raw memory")]
@@ -13,6 +14,10 @@ use std::os::fd::RawFd;
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use libc::iovec;
+
+use cached::CachedWrites;
+
+mod cached;
 
 /// The submission queue's length: how many operations one system call takes.
 const ENTRIES: u32 = 256;
@@ -61,6 +66,10 @@ pub(super) struct Vectors {
     pub iovecs: *const iovec,
     /// At most `IOV_MAX`, 1024.
     pub count: u32,
+    /// What the iovecs have in all.
+    pub bytes: u64,
+    /// The file's bytes go through the host's page cache.
+    pub is_cached: bool,
 }
 
 /// The end of an operation, or one event of a [`Operation::Watch`].
@@ -98,6 +107,7 @@ pub(super) struct Uring {
     under_way: usize,
     /// What was pushed since the last submission, oldest first.
     backlog: VecDeque<squeue::Entry>,
+    cached: CachedWrites,
 }
 
 impl Uring {
@@ -105,14 +115,20 @@ impl Uring {
     /// The kernel has no io_uring, forbids it (`kernel.io_uring_disabled`), or lacks memory.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            ring: IoUring::new(ENTRIES)?,
+            ring: new_ring()?,
             under_way: 0,
             backlog: VecDeque::new(),
+            cached: CachedWrites::new(),
         })
     }
 
     /// Moves the backlog into the submission queue, as far as it goes.
     fn refill(&mut self) {
+        while let Some((token, vectors)) = self.cached.divert() {
+            // SAFETY: the caller of `Ring::push` upholds it until the operation completes.
+            let entry = unsafe { entry(Operation::Write(vectors)) };
+            self.backlog.push_back(entry.user_data(token));
+        }
         let mut queue = self.ring.submission();
         while let Some(entry) = self.backlog.front() {
             // SAFETY: the caller of `Ring::push` upholds what the entry names until it completes.
@@ -122,12 +138,54 @@ impl Uring {
             self.backlog.pop_front();
         }
     }
+
+    /// Has the kernel take what is queued; where there is nothing to do but to wait, waits.
+    fn enter(&mut self, block: bool) -> io::Result<()> {
+        let idle =
+            self.ring.completion().is_empty() && self.backlog.is_empty() && self.cached.is_empty();
+        let queue = self.ring.submission();
+        let is_asked_for = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
+        drop(queue);
+        let wait = block && idle;
+        if !wait && !is_asked_for {
+            return Ok(());
+        }
+        match self.ring.submit_and_wait(usize::from(wait)) {
+            Ok(_) => Ok(()),
+            // EBUSY: completions must be taken first. EAGAIN: out of request memory just now.
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+/// A ring whose completions are worked on when they are asked for, instead of by an interrupt of
+/// this thread (Linux 6.1); without that where the kernel is older.
+fn new_ring() -> io::Result<IoUring> {
+    let deferred = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .build(ENTRIES);
+    match deferred {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => IoUring::new(ENTRIES),
+        ring => ring,
+    }
 }
 
 impl Ring for Uring {
     unsafe fn push(&mut self, token: u64, operation: Operation) {
         self.under_way += usize::from(token & WATCH == 0);
-        self.backlog.push_back(entry(operation).user_data(token));
+        if let Operation::Write(vectors) = operation
+            && self.cached.takes(token, vectors)
+        {
+            return;
+        }
+        // SAFETY: as this function's.
+        let entry = unsafe { entry(operation) };
+        self.backlog.push_back(entry.user_data(token));
     }
 
     fn wait(&mut self, block: bool, completions: &mut Vec<Completion>) -> io::Result<()> {
@@ -135,14 +193,9 @@ impl Ring for Uring {
         loop {
             let had_before = completions.len();
             self.refill();
-            let idle = self.ring.completion().is_empty() && self.backlog.is_empty();
-            if let Err(error) = self.ring.submit_and_wait(usize::from(block && idle)) {
-                // EBUSY: completions must be taken first. EAGAIN: out of request memory just now.
-                match error.raw_os_error() {
-                    Some(libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
-                    _ => return Err(error),
-                }
-            }
+            self.enter(block)?;
+            // SAFETY: as the callers of `push` promised.
+            unsafe { self.cached.carry_out(completions) };
             let taken = self.ring.completion().map(|entry| Completion {
                 token: entry.user_data(),
                 result: entry.result(),
@@ -174,7 +227,9 @@ impl Drop for Uring {
     }
 }
 
-fn entry(operation: Operation) -> squeue::Entry {
+/// # Safety
+/// As [`Ring::push`].
+unsafe fn entry(operation: Operation) -> squeue::Entry {
     match operation {
         Operation::Watch { event } => {
             // Edge-triggered: each signal of the event completes once, and nobody need read it.
@@ -183,12 +238,24 @@ fn entry(operation: Operation) -> squeue::Entry {
                 .multi(true)
                 .build()
         }
-        Operation::Read(v) => opcode::Readv::new(Fd(v.file), v.iovecs, v.count)
-            .offset(v.offset)
-            .build(),
-        Operation::Write(v) => opcode::Writev::new(Fd(v.file), v.iovecs, v.count)
-            .offset(v.offset)
-            .build(),
+        // SAFETY: as this function's.
+        Operation::Read(v) => match unsafe { single(v) } {
+            Some((base, len)) => opcode::Read::new(Fd(v.file), base, len)
+                .offset(v.offset)
+                .build(),
+            None => opcode::Readv::new(Fd(v.file), v.iovecs, v.count)
+                .offset(v.offset)
+                .build(),
+        },
+        // SAFETY: as this function's.
+        Operation::Write(v) => match unsafe { single(v) } {
+            Some((base, len)) => opcode::Write::new(Fd(v.file), base, len)
+                .offset(v.offset)
+                .build(),
+            None => opcode::Writev::new(Fd(v.file), v.iovecs, v.count)
+                .offset(v.offset)
+                .build(),
+        },
         Operation::SyncData { file } => opcode::Fsync::new(Fd(file))
             .flags(FsyncFlags::DATASYNC)
             .build(),
@@ -200,6 +267,19 @@ fn entry(operation: Operation) -> squeue::Entry {
             allocate(file, offset, len, libc::FALLOC_FL_ZERO_RANGE)
         }
     }
+}
+
+/// The memory of the only iovec: the kernel has less to do without a vector.
+///
+/// # Safety
+/// The iovecs are there.
+unsafe fn single(vectors: Vectors) -> Option<(*mut u8, u32)> {
+    if vectors.count != 1 {
+        return None;
+    }
+    // SAFETY: as this function's.
+    let iovec { iov_base, iov_len } = unsafe { *vectors.iovecs };
+    Some((iov_base.cast(), u32::try_from(iov_len).ok()?))
 }
 
 fn allocate(file: RawFd, offset: u64, len: u64, mode: i32) -> squeue::Entry {

@@ -229,6 +229,8 @@ impl Transfers {
             offset: transfer.offset,
             iovecs: iovecs.as_ptr(),
             count: u32::try_from(iovecs.len()).unwrap_or(0),
+            bytes: transfer.left,
+            is_cached: volume.alignment(transfer.file).is_none(),
         };
         let operation = match transfer.direction {
             Direction::Read => Operation::Read(vectors),
