@@ -96,3 +96,89 @@ fn cache_of_a_disk_that_is_not_there_is_refused() {
     );
     assert_eq!(lab.state(), None);
 }
+
+/// The files of a volume, opened as the process that has it would have them.
+fn taken(lab: &Lab, volume: &str) -> Vec<File> {
+    let files = fs::read_dir(lab.path("home/volumes")).unwrap();
+    let files = files.map(|it| it.unwrap().path());
+    let files = files.filter(|it| {
+        it.file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with(volume)
+    });
+    let take = |path| {
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        file.try_lock().unwrap();
+        file
+    };
+    files.map(take).collect()
+}
+
+#[test]
+fn volume_that_another_process_has_open_is_refused() {
+    let lab = Lab::with_guest();
+    assert_eq!(lab.run_guest("hello", &["--name", "web"]).code, Some(0));
+    let root = lab.volumes_of("web").remove(0);
+    let state = lab.listed();
+    let files = taken(&lab, &root);
+    assert_eq!(files.len(), 2);
+    for args in [
+        &["start", "web"][..],
+        &["start", "--attach", "web"],
+        &["snapshot", "create", &root],
+        &["image", "create", "web", "--name", "copy"],
+    ] {
+        let error = format!("volume {root} is in use by another process (VolumeInUse)");
+        lab.kami(args).refused(1, &[&error]);
+        assert_eq!(lab.listed(), state, "{args:?}");
+    }
+    drop(files);
+    lab.done(&["snapshot", "create", &root]);
+    lab.done(&["start", "--attach", "web"]);
+}
+
+/// The processes that have files of the lab's volumes open.
+fn holders(lab: &Lab) -> Vec<u32> {
+    let volumes = lab.path("home/volumes");
+    let has_one = |pid: &u32| {
+        // Processes end meanwhile, and some are not ours to look at.
+        let fds = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten();
+        let mut files = fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+        files.any(|file| file.starts_with(&volumes) && file != volumes)
+    };
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|it| it.file_name().to_str()?.parse().ok());
+    pids.filter(has_one).collect()
+}
+
+/// Of several processes that start an instance at once, one has its volumes.
+#[test]
+fn instance_that_is_started_many_times_at_once_runs_once() {
+    let lab = Lab::with_guest();
+    assert_eq!(
+        lab.run_guest("button", &["--name", "web", "-d"]).code,
+        Some(0)
+    );
+    lab.done(&["stop", "--time", "0", "web"]);
+    let starts: Vec<_> = (0..6).map(|_| lab.start(&["start", "web"])).collect();
+    let outcomes: Vec<_> = starts.into_iter().map(finish).collect();
+    assert!(outcomes.iter().any(|it| it.code == Some(0)), "{outcomes:?}");
+    for outcome in outcomes.iter().filter(|it| it.code != Some(0)) {
+        outcome.refused(1, &["(IncorrectInstanceState)"]);
+    }
+    assert_eq!(holders(&lab).len(), 1);
+    let root = lab.volumes_of("web").remove(0);
+    lab.kami(&["start", "--attach", "web"])
+        .refused(1, &["(IncorrectInstanceState)"]);
+    lab.kami(&["volume", "attach", &root, "web", "/dev/sdf"])
+        .refused(1, &["already attached", "(VolumeInUse)"]);
+    lab.kami(&["volume", "delete", &root])
+        .refused(1, &["currently attached", "(VolumeInUse)"]);
+    assert_eq!(holders(&lab).len(), 1);
+    lab.end_all();
+    assert!(holders(&lab).is_empty());
+}
