@@ -5,9 +5,9 @@ mod common;
 
 use std::fs::File;
 use std::io::Write;
-use std::process::{Command, Stdio};
 
 use common::Lab;
+use common::mounts::{mount, where_mounting_is_allowed};
 
 /// What each command does to the store; VOLUME is that of the instance `guest`.
 const CHANGES: &[&[&str]] = &[
@@ -32,29 +32,6 @@ const CHANGES: &[&[&str]] = &[
     &["terminate", "guest"],
     &["image", "deregister", "base"],
 ];
-
-/// Runs the ignored test of that name where mounting is allowed, and ends with it.
-fn where_mounting_is_allowed(test: &str) {
-    let mut command = Command::new("unshare");
-    if !rustix::process::geteuid().is_root() {
-        command.arg("-r");
-    }
-    command.arg("-m").arg(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--ignored", "--nocapture"]);
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{output:?}"
-    );
-}
-
-fn mount(options: &str, lab: &Lab) {
-    let mut command = Command::new("mount");
-    command.args(["-t", "tmpfs", "-o", options, "none"]);
-    let status = command.arg(lab.path("home")).stdin(Stdio::null()).status();
-    assert!(status.unwrap().success());
-}
 
 /// A store with an image and a stopped instance of it, in a file system of 16 MiB.
 fn small() -> Lab {

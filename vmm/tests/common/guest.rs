@@ -11,19 +11,24 @@ impl Lab {
     /// A lab with an image `test image` whose root disk holds the test pattern, and the test guest's file.
     pub fn with_guest() -> Self {
         let lab = Self::new();
-        lab.file("guest", guest::TEST_GUEST);
+        lab.add_guest();
+        lab
+    }
+
+    /// Makes it what [`Lab::with_guest`] is.
+    pub fn add_guest(&self) {
+        self.file("guest", guest::TEST_GUEST);
         let mut pattern = Vec::new();
         guest::write_test_disk(&mut pattern, 2048).unwrap();
-        let disk = lab.file("root.raw", pattern);
-        let file = lab.file("manifest.json", manifest(str::to_owned));
-        lab.done(&[
+        let disk = self.file("root.raw", pattern);
+        let file = self.file("manifest.json", manifest(str::to_owned));
+        self.done(&[
             "image",
             "register",
             &file,
             "--snapshot",
             &format!("{SNAPSHOT}={disk}"),
         ]);
-        lab
     }
 
     /// The arguments that run the test guest in `mode`, then `more`.
