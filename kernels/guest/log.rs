@@ -56,11 +56,13 @@ pub fn run(console: &mut Console, info: &BootInfo, machine: &Machine<'_>) -> Res
     let arena = Arena::over(memory::spare(info)?);
     let told = info.number("kami.flushed");
     let flushed = told.unwrap_or(0);
+    let logs = info.number("kami.logs").unwrap_or(1) as usize;
     let mut disks = start(machine, &arena)?;
     let (mut last, mut missing) = (flushed, 0);
     for (number, disk) in (0..).zip(&mut disks) {
         let Some(disk) = disk else { continue };
-        let found = check(console, number, disk, flushed)?;
+        let must = flushed != 0 && number < logs;
+        let found = check(console, number, disk, flushed, must)?;
         last = last.max(found.last);
         missing += found.missing;
         disk.first = found.first;
@@ -174,16 +176,56 @@ impl LogDisk<'_> {
     }
 }
 
-/// Reads all places: each has to hold the last record up to `flushed` that belongs there, or a later one. A disk without
-/// a single record has no log yet, which the first one cannot claim once something was flushed.
+/// Checks a disk: each place has to hold the last record up to `flushed` that belongs there, or a later one. Where there
+/// is not a single record there is no log yet, unless there `must` be one.
 fn check(
     console: &mut Console,
     disk_number: usize,
     disk: &mut LogDisk<'_>,
     flushed: u64,
+    must: bool,
 ) -> Result<Found, Failure> {
-    // What counts from which number on is known when all is read: the lowest number at each place, kept until then.
     let mut lowest = [0; PLACES as usize];
+    let mut found = read_all(disk_number, disk, &mut lowest)?;
+    if found.first == 0 {
+        if !must {
+            report!(console, "disk{disk_number}.log=none");
+            return Ok(found);
+        }
+        found.first = 1;
+    }
+    for (number, &low) in (1..=disk.places).zip(&lowest) {
+        let expected = disk.expected(number, flushed);
+        if expected >= found.first && low < expected {
+            if found.missing == 0 {
+                let sector = disk.sector(number);
+                report!(
+                    console,
+                    "disk{disk_number}.log_missing={expected} sector={sector} found={low}"
+                );
+            }
+            found.missing += 1;
+        }
+    }
+    let Found {
+        first,
+        last,
+        missing,
+    } = found;
+    report!(
+        console,
+        "disk{disk_number}.log=found first={first} last={last} missing={missing}"
+    );
+    Ok(found)
+}
+
+/// Reads all places, several at once. `lowest` gets, in the order of the first lap, the lowest number that each tells:
+/// what is missing can be said when it is known with which number the log begins.
+fn read_all(
+    disk_number: usize,
+    disk: &mut LogDisk<'_>,
+    lowest: &mut [u64; PLACES as usize],
+) -> Result<Found, Failure> {
     let mut found = Found::default();
     let mut next = 1;
     let mut at_slot = [0; DEPTH as usize];
@@ -217,35 +259,6 @@ fn check(
             in_flight += 1;
         }
     }
-    if found.first == 0 {
-        if disk_number != 0 || flushed == 0 {
-            report!(console, "disk{disk_number}.log=none");
-            return Ok(found);
-        }
-        found.first = 1;
-    }
-    for (number, &low) in (1..=disk.places).zip(&lowest) {
-        let expected = disk.expected(number, flushed);
-        if expected >= found.first && low < expected {
-            if found.missing == 0 {
-                let sector = disk.sector(number);
-                report!(
-                    console,
-                    "disk{disk_number}.log_missing={expected} sector={sector} found={low}"
-                );
-            }
-            found.missing += 1;
-        }
-    }
-    let Found {
-        first,
-        last,
-        missing,
-    } = found;
-    report!(
-        console,
-        "disk{disk_number}.log=found first={first} last={last} missing={missing}"
-    );
     Ok(found)
 }
 

@@ -288,7 +288,7 @@ fn log(files: &[File; 2], flushed: u64) -> u64 {
 /// What a check of the log finds missing.
 fn missing(files: &[File; 2], flushed: u64) -> u64 {
     let mut config = config("log");
-    config.cmdline += &format!(" kami.flushed={flushed} kami.log=check");
+    config.cmdline += &format!(" kami.flushed={flushed} kami.log=check kami.logs=2");
     let (end, console) = run(&config, disks_on(files));
     let (last, missing) = Report::parse(&console).log().expect(&console);
     assert!(last >= flushed, "{console}");
@@ -339,9 +339,9 @@ fn log_goes_on_where_it_was_and_a_lost_record_is_found() {
     };
     let lost = [0, flushed - LAP, flushed - 1, flushed].map(&mut write);
     assert_eq!(lost, [1, 1, 1, 0]);
-    // The first disk has no log at all any more.
-    files[0].set_len(0).unwrap();
-    files[0].set_len(LOG_DISK_BYTES).unwrap();
+    // The second disk has no log at all any more.
+    files[1].set_len(0).unwrap();
+    files[1].set_len(LOG_DISK_BYTES).unwrap();
     assert_eq!(missing(&files, flushed), LAP);
 }
 

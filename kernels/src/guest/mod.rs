@@ -56,7 +56,7 @@
 //! `log` writes the same records, numbered from 1, to each disk that it can write, and says `flushed=N` after a flush of
 //! all disks that covers them up to N. Started again with `kami.flushed=N`, it first checks that every disk has each of
 //! them up to N, or one that came later to the same place, and fails if not; then it goes on from N + 1. A disk without
-//! any record has no log, which is a fault of the first disk only. Records have `disk_sectors` of [`pattern::Stamp`] as a
+//! any record has no log, which is a fault of the first `kami.logs=N` (else 1) disks only. Records have `disk_sectors` of [`pattern::Stamp`] as a
 //! mark, with the number of the disk's first record.
 //!
 //! `fill` has up to eight requests of 64 KiB in flight, ahead over the disk. When some fail it waits for the others and
