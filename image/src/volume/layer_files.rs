@@ -13,6 +13,11 @@ use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a file may stay locked. Of a process that was killed the kernel ends what was under way in
+/// its io_uring, and so closes its files, some milliseconds after the process is gone.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl VolumeFiles {
     /// Creates the files of a layer. Above another one, or above a snapshot, it has a bitmap.
@@ -181,12 +186,24 @@ pub(super) fn is_missing(error: &chunk::Error) -> bool {
     matches!(error, chunk::Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
 }
 
+/// Opens the file for this process alone.
 pub(super) fn open_locked(path: &Path, id: &VolumeId) -> Result<File, Error> {
-    let file = open(path, OFlags::RDWR)?;
-    match lock(&file).map_err(|source| chunk::Error::io("lock", path, source))? {
-        true => Ok(file),
-        false => Err(Error::InUse { id: *id }),
+    open_locked_within(path, PATIENCE)?.ok_or(Error::InUse { id: *id })
+}
+
+fn open_locked_within(path: &Path, patience: Duration) -> Result<Option<File>, Error> {
+    let failed = |source| chunk::Error::io("lock", path, source);
+    let start = Instant::now();
+    let mut file = open(path, OFlags::RDWR)?;
+    while !lock(&file).map_err(failed)? {
+        if start.elapsed() >= patience {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        // Whoever has it locked may delete it.
+        file = open(path, OFlags::RDWR)?;
     }
+    Ok(Some(file))
 }
 
 pub(super) fn open_to_read(path: &Path, _: &VolumeId) -> Result<File, Error> {
@@ -243,5 +260,32 @@ impl Drop for NewFiles {
                 tracing::warn!(path = %path.display(), %error, "cannot delete a volume's file");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Issue: an instance whose process had just been killed could not be started: its volume was in use.
+    #[test]
+    fn lock_that_ends_soon_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("overlay");
+        let held = create_locked(&path).unwrap().unwrap();
+        assert!(open_locked_within(&path, Duration::ZERO).unwrap().is_none());
+        let (waits, waited) = std::sync::mpsc::channel();
+        let waiting = path.clone();
+        let waiter = std::thread::spawn(move || {
+            waits.send(()).unwrap();
+            open_locked_within(&waiting, Duration::from_secs(300)).unwrap()
+        });
+        waited.recv().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        drop(held);
+        let file = waiter.join().unwrap().unwrap();
+        assert!(open_locked_within(&path, Duration::ZERO).unwrap().is_none());
+        drop(file);
+        assert!(open_locked_within(&path, Duration::ZERO).unwrap().is_some());
     }
 }
