@@ -136,7 +136,8 @@ impl Msix {
         }
         match state.vectors.get_mut(usize::from(vector)) {
             None => Ok(()),
-            Some(v) if live && !v.masked && v.routed.is_some() => self.raise(vector),
+            // Where the route is not the message's, the hypervisor has refused that one.
+            Some(v) if live && !v.masked && v.routed == Some(v.message) => self.raise(vector),
             Some(v) => {
                 v.pending = true;
                 Ok(())

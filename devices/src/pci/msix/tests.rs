@@ -172,6 +172,23 @@ fn event_waits_for_a_route_that_could_not_be_made() {
     assert_eq!((routes.raised(0), pending(&msix)), (1, 0));
 }
 
+/// It went to where the old message said, and stayed pending too.
+#[test]
+fn event_does_not_go_where_a_message_said_that_was_replaced() {
+    let (msix, routes) = msix();
+    msix.set_control(ENABLE);
+    program(&msix, 0, message(1));
+    mask(&msix, 0, false);
+    routes.refuses.store(true, Ordering::Relaxed);
+    program(&msix, 0, message(2));
+    msix.signal(0).unwrap();
+    assert_eq!((routes.raised(0), pending(&msix)), (0, 1));
+    routes.refuses.store(false, Ordering::Relaxed);
+    mask(&msix, 0, false);
+    assert_eq!((routes.raised(0), pending(&msix)), (1, 0));
+    assert_eq!(routes.route_of(0), Some(message(2)));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Control(u16),
