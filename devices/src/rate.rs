@@ -40,6 +40,12 @@ impl RateLimit {
         self.admit_at(Instant::now())
     }
 
+    /// Whether a message was ever to be logged.
+    #[cfg(test)]
+    pub fn was_asked(&self) -> bool {
+        lock(&self.0).start.is_some()
+    }
+
     fn admit_at(&self, now: Instant) -> Option<u64> {
         let mut state = lock(&self.0);
         let is_over = |start| now.saturating_duration_since(start) >= WINDOW;

@@ -16,6 +16,7 @@ use super::device::{Activation, ActiveQueue, VirtioDevice};
 use super::notification;
 use crate::GuestMemory;
 use crate::lock::lock;
+use crate::rate::RateLimit;
 
 /// `VIRTIO_ID_INPUT`
 const DEVICE_TYPE: u16 = 18;
@@ -70,6 +71,9 @@ const PRESS: [(u16, u16, u32); 4] = [
     (EV_SYN, SYN_REPORT, 0),
 ];
 const EVENT_BYTES: u32 = 8;
+
+/// The guest decides whether a press fails.
+static WARNINGS: RateLimit = RateLimit::new();
 
 /// The device.
 #[derive(Debug)]
@@ -184,6 +188,7 @@ impl Button {
     pub fn press(&self) {
         if let Some(events) = &mut *lock(&self.events)
             && let Err(error) = events.press()
+            && WARNINGS.allows()
         {
             tracing::warn!(%error, "power key: the guest's driver does not take a press");
         }
@@ -214,6 +219,7 @@ impl Events {
         }
         if notification::is_wanted(queue, memory)?
             && let Err(error) = active.interrupt.signal()
+            && WARNINGS.allows()
         {
             tracing::warn!(%error, "power key: cannot interrupt the guest");
         }
@@ -326,5 +332,15 @@ mod tests {
         queue.add(&[writable(DATA, 8)]);
         key.button().press();
         assert_eq!(queue.poll_used(), None);
+    }
+
+    #[test]
+    fn press_on_a_broken_queue_is_told_within_the_limit() {
+        let memory = mock::memory();
+        let queue = DriverQueue::new(&memory, 0, 64);
+        let key = start(&memory, &queue);
+        queue.set_avail_index(1000);
+        key.button().press();
+        assert!(WARNINGS.was_asked());
     }
 }

@@ -18,6 +18,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::device::{Activation, ActiveQueue, NeedsReset, VirtioDevice};
 use super::notification;
 use crate::GuestMemory;
+use crate::rate::RateLimit;
 
 /// `VIRTIO_ID_RNG`
 const DEVICE_TYPE: u16 = 4;
@@ -34,6 +35,9 @@ const PIECE_BYTES: u32 = 256;
 /// What the events are called in the worker's epoll set.
 const DOORBELL: u64 = 0;
 const STOP: u64 = 1;
+
+/// The guest decides how often its queue makes no sense.
+static WARNINGS: RateLimit = RateLimit::new();
 
 /// An entropy device.
 #[derive(Debug, Default)]
@@ -101,12 +105,12 @@ impl VirtioDevice for Rng {
             let event_fd = event.as_raw_fd();
             events.ctl(ControlOperation::Add, event_fd, EpollEvent::new(set, data))?;
         }
-        let source = Source {
+        let server = Server {
             memory,
             active,
             events,
         };
-        let work = move || source.run(&needs_reset);
+        let work = move || server.run(&needs_reset);
         let thread = thread::Builder::new().name("rng".into()).spawn(work)?;
         self.worker = Some(Worker { stop, thread });
         Ok(())
@@ -129,19 +133,21 @@ impl Drop for Rng {
 }
 
 /// The worker's side.
-struct Source {
+struct Server {
     memory: GuestMemory,
     active: ActiveQueue,
     events: Epoll,
 }
 
 /// What a queue of a driver that breaks the rules, or a failing host, ends the worker with.
-type Failure = Box<dyn std::error::Error>;
+pub(crate) type Failure = Box<dyn std::error::Error>;
 
-impl Source {
+impl Server {
     fn run(mut self, needs_reset: &NeedsReset) {
         if let Err(error) = self.serve() {
-            tracing::warn!(error = &*error, "entropy device: the driver must reset it");
+            if WARNINGS.allows() {
+                tracing::warn!(error = &*error, "entropy device: the driver must reset it");
+            }
             needs_reset.signal();
         }
     }
@@ -150,7 +156,7 @@ impl Source {
     fn serve(&mut self) -> Result<(), Failure> {
         let mut more = true;
         while !self.stopped(!more)? {
-            more = self.take()?;
+            more = take(&self.memory, &mut self.active, random)?;
         }
         Ok(())
     }
@@ -165,34 +171,50 @@ impl Source {
             Err(error) => Err(error),
         }
     }
+}
 
-    /// Fills what the driver has offered. Whether there may be more to do.
-    fn take(&mut self) -> Result<bool, Failure> {
-        let Self { memory, active, .. } = self;
-        let queue = &mut active.queue;
-        let mut more = true;
-        let mut used = false;
-        queue.disable_notification(memory)?;
-        for _ in 0..queue.size() {
-            let Some(chain) = queue.iter(&*memory)?.next() else {
-                more = queue.enable_notification(memory)?;
-                break;
-            };
-            let head = chain.head_index();
-            let written = fill(chain, memory)?;
-            queue.add_used(memory, head, written)?;
-            used = true;
-        }
-        if used && notification::is_wanted(queue, memory)? {
-            active.interrupt.signal()?;
-        }
-        Ok(more)
+/// Where the bytes come from.
+type Source = fn(&mut [u8]) -> io::Result<()>;
+
+fn random(bytes: &mut [u8]) -> io::Result<()> {
+    // Never short for so few bytes (`getrandom(2)`).
+    getrandom(bytes, GetRandomFlags::empty())?;
+    Ok(())
+}
+
+/// Fills what the driver has offered. Whether there may be more to do.
+pub(crate) fn take(
+    memory: &GuestMemory,
+    active: &mut ActiveQueue,
+    source: Source,
+) -> Result<bool, Failure> {
+    let queue = &mut active.queue;
+    let mut more = true;
+    let mut used = false;
+    queue.disable_notification(memory)?;
+    for _ in 0..queue.size() {
+        let Some(chain) = queue.iter(memory)?.next() else {
+            more = queue.enable_notification(memory)?;
+            break;
+        };
+        let head = chain.head_index();
+        let written = fill(chain, memory, source)?;
+        queue.add_used(memory, head, written)?;
+        used = true;
     }
+    if used && notification::is_wanted(queue, memory)? {
+        active.interrupt.signal()?;
+    }
+    Ok(more)
 }
 
 /// Writes random bytes to the chain's writable buffers, up to the first that is not in guest
 /// memory. Returns how many.
-fn fill(chain: DescriptorChain<&GuestMemory>, memory: &GuestMemory) -> io::Result<u32> {
+fn fill(
+    chain: DescriptorChain<&GuestMemory>,
+    memory: &GuestMemory,
+    source: Source,
+) -> io::Result<u32> {
     let mut filled = 0;
     for buffer in chain.writable() {
         let mut address = buffer.addr();
@@ -201,8 +223,7 @@ fn fill(chain: DescriptorChain<&GuestMemory>, memory: &GuestMemory) -> io::Resul
             let mut bytes = [0; PIECE_BYTES as usize];
             let piece = left.min(PIECE_BYTES);
             let bytes = bytes.get_mut(..piece as usize).unwrap_or_default();
-            // Never short for so few bytes (`getrandom(2)`).
-            getrandom(&mut *bytes, GetRandomFlags::empty())?;
+            source(bytes)?;
             if memory.write_slice(bytes, address).is_err() {
                 return Ok(filled);
             }
@@ -293,6 +314,25 @@ mod tests {
         assert_eq!(queue.wait_used(), (0, 8));
         assert_eq!(queue.wait_used(), (2, 0));
         assert_eq!(queue.wait_used(), (3, 0));
+    }
+
+    /// Each activation logged a line, and a guest may reset the device thousands of times a second.
+    #[test]
+    fn broken_queue_is_told_within_the_limit() {
+        let memory = mock::memory();
+        let queue = DriverQueue::new(&memory, 0, 64);
+        queue.set_avail_index(1000);
+        let (sender, broken) = std::sync::mpsc::channel();
+        let mut rng = Rng::new();
+        let activation = Activation {
+            memory,
+            features: rng.features(),
+            queues: vec![Some(queue.activate())],
+            needs_reset: NeedsReset::new(move || sender.send(()).unwrap()),
+        };
+        rng.activate(activation).unwrap();
+        broken.recv().unwrap();
+        assert!(WARNINGS.was_asked());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What all requests of a device share: the volume, guest memory, and what the host turned out to
 //! lack.
 
+use std::sync::Arc;
+
 use kami_image::volume::{Extent, Volume, WritePlan};
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _, GuestMemoryError, Permissions};
 
@@ -42,7 +44,8 @@ pub(super) struct Disk {
     can_punch: bool,
     /// The file system can zero a range and keep it allocated, as far as is known.
     can_zero: bool,
-    log: RateLimit,
+    /// The device's: a guest that resets it again and again gets no new one each time.
+    pub log: Arc<RateLimit>,
 }
 
 impl Disk {
@@ -58,7 +61,7 @@ impl Disk {
             extents: Vec::new(),
             can_punch: true,
             can_zero: true,
-            log: RateLimit::new(),
+            log: Arc::new(RateLimit::new()),
         }
     }
 

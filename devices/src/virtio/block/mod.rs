@@ -43,6 +43,7 @@ use self::ring::Uring;
 use self::throttle::Throttle;
 use super::device::{Activation, VirtioDevice};
 use crate::lock::lock;
+use crate::rate::RateLimit;
 
 pub use self::throttle::Limits;
 
@@ -70,6 +71,8 @@ pub struct BlockDevice {
     queue_sizes: Vec<u16>,
     /// The device and those outside contend for it, its worker does not.
     state: Arc<Mutex<State>>,
+    /// The guest decides how often its requests or its queues fail.
+    log: Arc<RateLimit>,
 }
 
 /// Who has the volume.
@@ -96,6 +99,7 @@ impl BlockDevice {
             size_bytes: volume.size_bytes(),
             queue_sizes: vec![config::QUEUE_SIZE; queues.into()],
             state: Arc::new(Mutex::new(State::Idle(Box::new(volume)))),
+            log: Arc::new(RateLimit::new()),
         }
     }
 
@@ -155,6 +159,7 @@ impl BlockDevice {
             }
         }
         let (serial, bounds) = (self.config.serial, self.bounds());
+        let log = self.log.clone();
         let stop = EventFd::new(EFD_NONBLOCK)?;
         let (inlet, outlet) = outside::commands()?;
         let events = Events {
@@ -174,6 +179,7 @@ impl BlockDevice {
                 }
             };
             let mut disk = Disk::new(*volumes.recv().ok()?, memory, serial);
+            disk.log = log;
             disk.write_through = features & 1 << VIRTIO_BLK_F_FLUSH == 0;
             let events = (events, outlet);
             let engine = Engine::new(ring, disk, bounds, queues, events, throttle);

@@ -566,3 +566,18 @@ fn limited_disk_carries_out_everything_that_it_is_asked_for() {
     machine.device.reset();
     assert!(matches!(*lock(&machine.device.state), State::Idle(_)));
 }
+
+/// Each activation had a limit of its own, so that a guest which breaks its queue and resets the device flooded the log.
+#[test]
+fn one_limit_holds_for_all_that_a_guest_has_the_device_log() {
+    let file = sparse_file();
+    let mut machine = Machine::new(&file);
+    machine.device.reset();
+    assert!(!machine.device.log.was_asked());
+    machine.guest.queues[0].set_avail_index(1000);
+    machine.activate(ALL_FEATURES);
+    while machine.needs_reset.load(Ordering::SeqCst) == 0 {
+        thread::yield_now();
+    }
+    assert!(machine.device.log.was_asked());
+}
