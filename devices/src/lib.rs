@@ -4,7 +4,7 @@
 //! traits in [`irq`]; and no image formats: a disk is a [`kami_image::volume::Volume`].
 
 #![cfg_attr(
-    not(test),
+    not(any(test, feature = "fuzz")),
     deny(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)
 )]
 
@@ -12,6 +12,8 @@ pub mod bus;
 mod dwords;
 #[cfg(test)]
 mod fake_console;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod ioapic;
 pub mod irq;
 mod lock;

@@ -18,6 +18,8 @@ mod bitmap;
 mod direct;
 mod files;
 mod frozen;
+#[doc(hidden)]
+pub mod fuzz;
 mod layer;
 mod layer_files;
 mod names;

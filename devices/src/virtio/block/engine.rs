@@ -35,6 +35,8 @@ use crate::virtio::device::{ActiveQueue, NeedsReset};
 use crate::virtio::notification;
 use hold::Hold;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) mod fuzz;
 mod hold;
 
 /// A queue, as the worker sees it.

@@ -11,6 +11,8 @@ mod config;
 mod disk;
 mod engine;
 mod flush;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub mod outside;
 mod request;
 mod ring;

@@ -33,7 +33,7 @@ pub(super) const FAILED: u8 = 128;
 /// §4.1.4.3: a vector number that stands for no vector.
 pub(super) const NO_VECTOR: u16 = 0xffff;
 
-pub(super) mod field {
+pub(crate) mod field {
     pub const DEVICE_FEATURE_SELECT: u64 = 0x00;
     pub const DEVICE_FEATURE: u64 = 0x04;
     pub const DRIVER_FEATURE_SELECT: u64 = 0x08;

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use activation::{Attachment, Interrupts};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use common::field;
 use common::{Common, Effect};
 use layout::Layout;
 pub use layout::{BAR, BAR_BYTES, MAX_QUEUES};
