@@ -31,6 +31,7 @@ mod medium;
 mod power_cut;
 mod sim;
 mod throttled;
+mod zeroing;
 
 const OK: u8 = 0;
 const IO_ERROR: u8 = 1;
