@@ -24,12 +24,14 @@ struct Outcome {
     latencies: Histogram,
 }
 
-/// Does the jobs that the command line asks for, one after the other.
+/// Does the jobs that the command line asks for, one after the other, on the first `kami.span` bytes of their disks.
 pub fn run(console: &mut Console, info: &BootInfo, machine: &Machine<'_>) -> Result<(), Failure> {
     let Some(jobs) = info.option("kami.load") else {
         return Err(failure!("kami.load names no jobs"));
     };
     let khz = arch::counter_khz(info.number("kami.tsc_khz"))?;
+    // So that disks as large as a volume has to be need not be filled.
+    let span = info.number("kami.span").unwrap_or(u64::MAX);
     let spare = memory::spare(info)?;
     let mut has_timer = false;
     for text in jobs.split(',') {
@@ -41,13 +43,21 @@ pub fn run(console: &mut Console, info: &BootInfo, machine: &Machine<'_>) -> Res
             machine.interrupts.start_timer()?;
             has_timer = true;
         }
-        let outcome = run_job(machine, &Arena::over(spare), &job, khz)?;
+        let outcome = run_job(console, machine, &Arena::over(spare), &job, span, khz)?;
         tell(console, text, &job, khz, &outcome);
     }
     Ok(())
 }
 
-fn run_job(machine: &Machine<'_>, arena: &Arena, job: &Job, khz: u64) -> Result<Outcome, Failure> {
+/// Says when the requests begin and when they have ended, for a host that looks at its own CPU time then.
+fn run_job(
+    console: &mut Console,
+    machine: &Machine<'_>,
+    arena: &Arena,
+    job: &Job,
+    span: u64,
+    khz: u64,
+) -> Result<Outcome, Failure> {
     let shape = Shape {
         queues: job.queues,
         slots: job.depth,
@@ -56,8 +66,10 @@ fn run_job(machine: &Machine<'_>, arena: &Arena, job: &Job, khz: u64) -> Result<
     };
     let mut flight = Flight::start(job.disk, machine, arena, shape)?;
     flight.fill_buffers(timestamp());
-    let blocks = Blocks::new(job, flight.sectors * SECTOR, timestamp());
+    let blocks = Blocks::new(job, span.min(flight.sectors * SECTOR), timestamp());
+    report!(console, "load_begins={}", job.disk);
     let mut outcome = drive(&mut flight, job, blocks, khz)?;
+    report!(console, "load_ends={}", job.disk);
     if job.kind.writes() && flight.flush(shape.completion)? != OK {
         outcome.errors += 1;
     }

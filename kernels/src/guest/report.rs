@@ -6,8 +6,8 @@
 //! `gicv3`, `gicv2-v2m`, `gicv2`), `timer`, `cpus`, `cpus_started`, `rtc` (ISO 8601), `pci_functions`, `rng`, for each
 //! disk N `diskN.bytes`, `.serial`, `.queues`, `.pattern` (`ok`, `written`, `none`), `.write` (`ok`) or `.read_only`
 //! (`yes`), `.interrupts`, then `disks`; in the mode `reset` `boot` (1, 2) and `reset` (`asked`); in `echo` `echo`
-//! (`ready`) and `serial_interrupts`; in `button` `button` (`waiting`, `pressed`); in `load` for each job `load`: see
-//! [`Load`]; in `log` `flushed`, and of what was there before `log last` (see [`Report::log`]) and for each disk N
+//! (`ready`) and `serial_interrupts`; in `button` `button` (`waiting`, `pressed`); in `load` for each job `load_begins`,
+//! `load_ends` and, after its flush, `load`: see [`Load`]; in `log` `flushed`, and of what was there before `log last` (see [`Report::log`]) and for each disk N
 //! `diskN.log` (`none`, `found …`) and, of the first record that is missing, `diskN.log_missing`; in `fill` `fill` (`going`, `error at=…`, `alive`, `again`,
 //! `done`, `verified`).
 
