@@ -3,3 +3,4 @@
 pub mod crowded;
 pub mod disk;
 pub mod measure;
+pub mod terminal;

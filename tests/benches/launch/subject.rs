@@ -1,12 +1,10 @@
 //! What is measured: a command that boots the test guest and shows the guest's console on its standard output.
 
 use std::error::Error;
-use std::fs::File;
 use std::io;
 use std::process::{Command, Stdio};
 
-use rustix::fs::OFlags;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use kami_tests::terminal::Terminal;
 
 /// The guest's first byte, at once after its entry.
 pub const FIRST_BYTE: u8 = b'K';
@@ -59,14 +57,7 @@ impl Subject {
     pub fn command(&self) -> io::Result<(Command, Terminal)> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdout(Stdio::piped());
-        let mut terminal = Terminal(None);
-        if self.tty {
-            let (ours, theirs) = open_terminal()?;
-            command.stdin(theirs);
-            terminal = Terminal(Some(ours));
-        } else {
-            command.stdin(Stdio::null());
-        }
+        let terminal = Terminal::input_of(&mut command, self.tty)?;
         Ok((command, terminal))
     }
 
@@ -86,18 +77,4 @@ impl Subject {
             Err(format!("{after}: {status}").into())
         }
     }
-}
-
-/// Keeps the other end of a subject's terminal open.
-#[derive(Debug)]
-pub struct Terminal(#[expect(dead_code, reason = "held, never read")] Option<File>);
-
-fn open_terminal() -> io::Result<(File, File)> {
-    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-    grantpt(&ours)?;
-    unlockpt(&ours)?;
-    let path = ptsname(&ours, Vec::new())?;
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let theirs = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
-    Ok((ours.into(), theirs.into()))
 }
