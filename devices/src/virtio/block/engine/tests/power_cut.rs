@@ -65,16 +65,21 @@ struct Kind {
     write_through: bool,
     /// Requests are sent to sectors that others in flight change.
     overlapping: bool,
+    /// Overlays are written without a page cache, so most of it through a buffer of the device's.
+    direct: bool,
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
     let often = prop::bool::weighted(0.8);
     let seldom = || prop::bool::weighted(0.2);
-    (often, seldom(), seldom()).prop_map(|(snapshot, write_through, overlapping)| Kind {
-        snapshot,
-        write_through,
-        overlapping,
-    })
+    (often, seldom(), seldom(), seldom()).prop_map(
+        |(snapshot, write_through, overlapping, direct)| Kind {
+            snapshot,
+            write_through,
+            overlapping,
+            direct,
+        },
+    )
 }
 
 fn run() -> impl Strategy<Value = Range<usize>> {
