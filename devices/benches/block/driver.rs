@@ -11,6 +11,7 @@ use kami_devices::virtio::device::{
     Activation, ActiveQueue, NeedsReset, QueueInterrupt, VirtioDevice,
 };
 use kami_image::volume::Volume;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
@@ -90,12 +91,19 @@ impl Driver {
                 doorbell,
             });
         }
+        let pinned = std::env::var_os("PIN").is_some();
+        if pinned {
+            run_on(1)?;
+        }
         device.activate(Activation {
             memory: memory.clone(),
             features: 1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_RING_F_EVENT_IDX,
             queues,
             needs_reset: NeedsReset::new(|| eprintln!("the device gave up")),
         })?;
+        if pinned {
+            run_on(0)?;
+        }
         let now = Instant::now();
         Ok(Self {
             memory,
@@ -267,6 +275,13 @@ impl Blocks {
             Kind::First => (number < self.count).then(|| number * 0x9e37_79b1 % self.count),
         }
     }
+}
+
+/// Has this thread, and those that it starts from now on, run on this processor only.
+fn run_on(processor: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor);
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 fn active(base: u64, doorbell: EventFd) -> Result<ActiveQueue> {

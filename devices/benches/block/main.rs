@@ -6,7 +6,8 @@
 //! VOLUME is `plain` (one file has every byte), `held` (a snapshot's copy that has copied all),
 //! `snapshot` (one that has copied nothing), `zero` (an empty file). KIND is `read`, `write`,
 //! `randread`, `randwrite`, or `first` (writes each block once). With `FIO=1` in the environment, fio
-//! does the same by io_uring on the host's file of the same bytes; `SIZE` is the volume's size in MiB,
+//! does the same by io_uring on the host's file of the same bytes; with `PIN=1` the driver and the device
+//! have a processor each; `SIZE` is the volume's size in MiB,
 //! `MILLIS` how long a job runs; the files lie in `TMPDIR`.
 //! Left out on purpose: comparisons and medians (`scripts/bench disk` has them). This tells why.
 

@@ -15,6 +15,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
 
 use kami_image::volume::Volume;
 use virtio_queue::{QueueOwnedT, QueueT};
@@ -31,6 +32,7 @@ use super::task::{Progress, Task};
 use super::tasks::Tasks;
 use super::throttle::Throttle;
 use super::token::{Target, Token};
+use crate::GuestMemory;
 use crate::virtio::device::{ActiveQueue, NeedsReset};
 use crate::virtio::notification;
 use hold::Hold;
@@ -47,6 +49,8 @@ struct Source {
     in_flight: u16,
     /// There may be requests to take.
     ready: bool,
+    /// The driver rings for the next request.
+    rings: bool,
     /// Requests were given back since the driver was last told.
     used: bool,
 }
@@ -55,6 +59,14 @@ impl Source {
     /// Whether a request may be taken now.
     fn has_work(&self) -> bool {
         self.ready && self.in_flight < self.active.queue.size()
+    }
+
+    /// Whether the driver has added a request since the last one was taken. What is wrong with the
+    /// queue shows when it is taken.
+    fn has_more(&self, memory: &GuestMemory) -> bool {
+        let queue = &self.active.queue;
+        let end = queue.avail_idx(memory, Ordering::Relaxed);
+        end.is_ok_and(|it| it.0 != queue.next_avail())
     }
 }
 
@@ -113,6 +125,7 @@ impl<R: Ring> Engine<R> {
             in_flight: 0,
             // The driver may have added requests before it was watched.
             ready: true,
+            rings: true,
             used: false,
         };
         let sources = queues.into_iter().map(|q| q.map(source)).collect();
@@ -158,8 +171,7 @@ impl<R: Ring> Engine<R> {
 
     /// Waits for something to happen, unless there is something to do, and does all there is.
     fn turn(&mut self) -> Result<(), Error> {
-        let has_work = self.sources.iter().flatten().any(Source::has_work);
-        let block = self.broken || self.disk.holding || self.is_throttled() || !has_work;
+        let block = self.broken || !self.stays_awake()?;
         self.wait(block).map_err(Error::Ring)?;
         self.dispatch()?;
         for index in 0..self.sources.len() {
@@ -168,6 +180,39 @@ impl<R: Ring> Engine<R> {
         self.settle()?;
         self.settle_hold();
         self.notify()
+    }
+
+    /// Whether there is something to do. If not, all drivers have been told to ring.
+    fn stays_awake(&mut self) -> Result<bool, Error> {
+        let takes = !self.disk.holding && !self.is_throttled();
+        if takes && self.has_work() {
+            return Ok(true);
+        }
+        let memory = &self.disk.memory;
+        let sources = &self.sources;
+        let mut has_more = || sources.iter().flatten().any(|it| it.has_more(memory));
+        // A driver that keeps its disk busy adds the next requests in a moment, and need not ring.
+        if takes && self.ring.linger(&mut has_more) {
+            for source in self.sources.iter_mut().flatten() {
+                source.ready |= source.has_more(memory);
+            }
+            return Ok(true);
+        }
+        for (index, source) in self.sources.iter_mut().enumerate() {
+            let Some(source) = source.as_mut().filter(|it| !it.ready && !it.rings) else {
+                continue;
+            };
+            let queue = &mut source.active.queue;
+            source.ready = queue
+                .enable_notification(memory)
+                .map_err(|source| Error::Queue { index, source })?;
+            source.rings = true;
+        }
+        Ok(takes && self.has_work())
+    }
+
+    fn has_work(&self) -> bool {
+        self.sources.iter().flatten().any(Source::has_work)
     }
 
     fn wait(&mut self, block: bool) -> io::Result<()> {
@@ -257,7 +302,9 @@ impl<R: Ring> Engine<R> {
             budget -= 1;
             let memory = &self.disk.memory;
             let queue = &mut source.active.queue;
-            queue.disable_notification(memory).map_err(broken)?;
+            if std::mem::take(&mut source.rings) {
+                queue.disable_notification(memory).map_err(broken)?;
+            }
             match queue.iter(memory).map_err(broken)?.next() {
                 Some(chain) => {
                     let head = chain.head_index();
@@ -265,9 +312,7 @@ impl<R: Ring> Engine<R> {
                     source.in_flight += 1;
                     self.admit(index, head, parsed)?;
                 }
-                None => {
-                    source.ready = queue.enable_notification(memory).map_err(broken)?;
-                }
+                None => source.ready = false,
             }
         }
         Ok(())

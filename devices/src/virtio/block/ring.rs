@@ -16,8 +16,10 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use libc::iovec;
 
 use cached::CachedWrites;
+use linger::Linger;
 
 mod cached;
+mod linger;
 
 /// The submission queue's length: how many operations one system call takes.
 const ENTRIES: u32 = 256;
@@ -97,6 +99,12 @@ pub(super) trait Ring {
     /// # Errors
     /// The ring is beyond use; what was pushed may still be under way.
     fn wait(&mut self, block: bool, completions: &mut Vec<Completion>) -> io::Result<()>;
+
+    /// Stays awake for a moment, where that is likely to be worth it, until `has_come` or there is
+    /// something for [`Ring::wait`] to hand out. Whether there is.
+    fn linger(&mut self, _has_come: &mut dyn FnMut() -> bool) -> bool {
+        false
+    }
 }
 
 /// io_uring. Dropping it waits for what is under way, so that memory which the kernel still writes
@@ -108,6 +116,7 @@ pub(super) struct Uring {
     /// What was pushed since the last submission, oldest first.
     backlog: VecDeque<squeue::Entry>,
     cached: CachedWrites,
+    linger: Linger,
 }
 
 impl Uring {
@@ -119,6 +128,7 @@ impl Uring {
             under_way: 0,
             backlog: VecDeque::new(),
             cached: CachedWrites::new(),
+            linger: Linger::new(),
         })
     }
 
@@ -150,7 +160,13 @@ impl Uring {
         if !wait && !is_asked_for {
             return Ok(());
         }
-        match self.ring.submit_and_wait(usize::from(wait)) {
+        // What waits for the disk is woken by it.
+        let sleep = (wait && self.under_way == 0).then(|| self.linger.fall_asleep());
+        let result = self.ring.submit_and_wait(usize::from(wait));
+        if let Some(sleep) = sleep {
+            self.linger.wake_up(sleep);
+        }
+        match result {
             Ok(_) => Ok(()),
             // EBUSY: completions must be taken first. EAGAIN: out of request memory just now.
             Err(error) => match error.raw_os_error() {
@@ -209,6 +225,24 @@ impl Ring for Uring {
             }
         }
     }
+
+    fn linger(&mut self, has_come: &mut dyn FnMut() -> bool) -> bool {
+        // Much of what was pushed is done as soon as it is submitted; no need to have the driver ring.
+        if !self.backlog.is_empty() || !self.cached.is_empty() {
+            return true;
+        }
+        if self.under_way > 0 {
+            return false;
+        }
+        let Self { ring, linger, .. } = self;
+        linger.until(|| has_come() || has_news(ring))
+    }
+}
+
+/// Whether there are completions, or would be if the ring was entered.
+fn has_news(ring: &mut IoUring) -> bool {
+    let (_, queue, completions) = ring.split();
+    queue.taskrun() || !completions.is_empty()
 }
 
 impl Drop for Uring {
