@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use common::mounts::{mount, where_mounting_is_allowed};
 use common::{KAMI, Lab, Outcome, finish, wait_until};
@@ -215,16 +215,29 @@ fn small() -> Lab {
     lab
 }
 
-/// Fills the lab's file system but for this many KiB.
-fn fill_but(lab: &Lab, kib: u64) {
-    let mut ballast = File::create(lab.path("home/ballast")).unwrap();
+/// Fills the file system of the lab's folder `at` but for this many KiB.
+fn fill_but(lab: &Lab, at: &str, kib: u64) {
+    let mut ballast = File::create(lab.path(at).join("ballast")).unwrap();
     while ballast.write_all(&[1; 4096]).is_ok() {}
     let len = ballast.metadata().unwrap().len();
     ballast.set_len(len - (kib << 10)).unwrap();
 }
 
-fn make_room(lab: &Lab) {
-    fs::remove_file(lab.path("home/ballast")).unwrap();
+fn make_room(lab: &Lab, at: &str) {
+    fs::remove_file(lab.path(at).join("ballast")).unwrap();
+}
+
+/// Starts the guest that fills its last disk, of 16 MiB, and reads the first one meanwhile.
+fn start_filling(lab: &Lab, more: &[&str]) -> (Child, ChildStdin) {
+    let mut command = lab.command(KAMI);
+    command.args(lab.guest_args("fill", more));
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let keyboard = child.stdin.take().unwrap();
+    (child, keyboard)
+}
+
+fn wait_for_count(lab: &Lab, text: &str, count: usize) {
+    wait_until(text, || lab.console().matches(text).count() == count);
 }
 
 #[test]
@@ -236,20 +249,14 @@ fn full_host_fails_writes_alone_and_the_guest_goes_on_when_there_is_room() {
 #[ignore = "the child of full_host_fails_writes_alone_and_the_guest_goes_on_when_there_is_room"]
 fn child_on_a_full_host() {
     let lab = small();
-    fill_but(&lab, 6 << 10);
-    // It fills the last disk, of 16 MiB, and reads the first one meanwhile.
-    let args = lab.guest_args("fill", &[]);
-    let mut command = lab.command(KAMI);
-    let mut child = command.args(args).stdin(Stdio::piped()).spawn().unwrap();
-    let mut keyboard = child.stdin.take().unwrap();
-    lab.wait_for("fill=alive");
+    fill_but(&lab, "home", 6 << 10);
+    let (child, mut keyboard) = start_filling(&lab, &[]);
+    wait_for_count(&lab, "fill=alive", 1);
     // As full as before.
     keyboard.write_all(b"x").unwrap();
-    wait_until("a second error", || {
-        lab.console().matches("fill=alive").count() == 2
-    });
+    wait_for_count(&lab, "fill=alive", 2);
     assert!(!lab.console().contains("fill=done"));
-    make_room(&lab);
+    make_room(&lab, "home");
     keyboard.write_all(b"x").unwrap();
     let run = finish(child);
     assert_eq!(run.code, Some(0), "{run:?}");
@@ -268,15 +275,52 @@ fn full_host_leaves_a_root_disk_that_can_be_written_later() {
 #[ignore = "the child of full_host_leaves_a_root_disk_that_can_be_written_later"]
 fn child_with_a_root_disk_on_a_full_host() {
     let lab = small();
-    fill_but(&lab, 4 << 10);
+    fill_but(&lab, "home", 4 << 10);
     // Eight MiB, half of all blocks in stretches, over data of the snapshot and beyond.
     let run = lab.run_guest(&load("0:first:4096:8:1:8"), &["--name", "web"]);
     let (requests, errors) = outcome(&run);
     assert!(errors > 0 && errors < requests, "{errors} of {requests}");
-    make_room(&lab);
+    make_room(&lab, "home");
     let run = lab.kami(&["start", "--attach", "web"]);
     assert_eq!(outcome(&run), (requests, 0));
     lab.done(&["store", "check"]);
+}
+
+/// A file system whose own disk is full fails to sync, with what it had taken: the guest is not told later that all of
+/// that is there.
+#[test]
+#[ignore = "needs root and a loop device"]
+fn failed_sync_of_the_host_is_remembered_until_the_next_start() {
+    where_mounting_is_allowed("child_whose_host_fails_to_sync");
+}
+
+#[test]
+#[ignore = "the child of failed_sync_of_the_host_is_remembered_until_the_next_start"]
+fn child_whose_host_fails_to_sync() {
+    let lab = Lab::new();
+    let [disk, home] = ["disk", "home"].map(|name| lab.path(name));
+    fs::create_dir(&disk).unwrap();
+    fs::create_dir(&home).unwrap();
+    let script = "mount -t tmpfs -o size=40m none $1 && truncate -s 200M $1/image \
+        && mkfs.ext4 -q -O ^has_journal -m 0 $1/image && mount -o loop $1/image $2";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).args([&disk, &home]);
+    assert!(command.status().unwrap().success());
+    lab.add_guest();
+    fill_but(&lab, "disk", 8 << 10);
+    let (child, mut keyboard) = start_filling(&lab, &["--name", "web"]);
+    wait_for_count(&lab, "fill=error at=flush", 1);
+    make_room(&lab, "disk");
+    keyboard.write_all(b"x").unwrap();
+    wait_for_count(&lab, "fill=error at=flush", 2);
+    lab.done(&["stop", "--time", "0", "web"]);
+    let run = finish(child);
+    assert!(run.err.contains("may have dropped writes"), "{run:?}");
+    let run = lab.kami(&["start", "--attach", "web"]);
+    assert!(
+        run.code == Some(0) && run.out.contains("fill=verified"),
+        "{run:?}"
+    );
 }
 
 /// Issue: a chunk that is damaged in the store costs the guest the requests for it, not its life.
