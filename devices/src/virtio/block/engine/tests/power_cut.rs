@@ -72,7 +72,7 @@ struct Kind {
 fn kind() -> impl Strategy<Value = Kind> {
     let often = prop::bool::weighted(0.8);
     let seldom = || prop::bool::weighted(0.2);
-    (often, seldom(), seldom(), seldom()).prop_map(
+    (often, seldom(), seldom(), any::<bool>()).prop_map(
         |(snapshot, write_through, overlapping, direct)| Kind {
             snapshot,
             write_through,

@@ -145,9 +145,11 @@ impl Ring for Sim {
 }
 
 impl World {
-    /// The process that had the operations under way is killed: some are carried out yet.
+    /// The process that had the operations under way is killed: some are carried out yet, and none fails
+    /// without anybody's knowledge.
     pub fn kill(&mut self) {
         self.stop_watching();
+        self.fault = Box::new(|_| None);
         for pending in std::mem::take(&mut self.pending) {
             if self.choose(2) == 0 {
                 self.carry_out(&pending);
