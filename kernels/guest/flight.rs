@@ -210,7 +210,7 @@ impl<'a> Flight<'a> {
 
     /// The same, not before there is one. With [`Completion::Interrupt`] it rests until then.
     pub fn wait(&mut self, completion: Completion) -> Result<(u16, u8), Failure> {
-        let deadline = Deadline::new();
+        let deadline = Deadline::of_disks();
         loop {
             let seen = self.line.count();
             if let Some(done) = self.take()? {

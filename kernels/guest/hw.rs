@@ -13,6 +13,11 @@ impl Deadline {
         Self(arch::timestamp().saturating_add(arch::patience()))
     }
 
+    /// The same for what waits for the host's disks too: a sync on a busy one takes many seconds.
+    pub fn of_disks() -> Self {
+        Self(arch::timestamp().saturating_add(10 * arch::patience()))
+    }
+
     pub fn has_passed(self) -> bool {
         arch::timestamp() > self.0
     }

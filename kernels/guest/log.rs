@@ -284,6 +284,8 @@ fn write(
     first: u64,
 ) -> Result<(), Failure> {
     let count = disks.iter().flatten().count();
+    let lap = disks.iter().flatten().map(|disk| disk.places).min();
+    let lap = lap.unwrap_or(PLACES_MIN);
     let mut progress = Progress {
         records: [0; DEPTH as usize],
         flush: 0,
@@ -293,10 +295,13 @@ fn write(
         covered: first - 1,
         flush_at: first,
     };
-    let mut deadline = Deadline::new();
+    let mut deadline = Deadline::of_disks();
     loop {
         let slot = (progress.next % u64::from(DEPTH)) as u16;
-        let is_free = progress.next < progress.undone + u64::from(DEPTH);
+        // At most a lap beyond what is flushed, however long the flush takes: of the flushed records those are to be
+        // found themselves, not later ones in their places.
+        let is_free = progress.next < progress.undone + u64::from(DEPTH)
+            && progress.next < progress.covered + lap;
         let flushes = progress.flush == 0
             && progress.next > progress.flush_at
             && progress.undone > progress.covered + 1;
@@ -324,7 +329,7 @@ fn write(
             let Some(disk) = disk else { continue };
             while let Some((slot, status)) = disk.flight.take()? {
                 progress.finish(number, slot, status)?;
-                deadline = Deadline::new();
+                deadline = Deadline::of_disks();
             }
         }
         if progress.flush == 0 && progress.covers > progress.covered {
