@@ -24,7 +24,7 @@
 .set SCTLR, 0x30d00800 | 1 << 0 | 1 << 2 | 1 << 12      // the bits that are ones, M, C, I
 .set SPSR_I, 1 << 7
 .set R_RELATIVE, 1027
-.set STACK_BYTES, 64 << 10
+.set STACK_BYTES, 256 << 10
 
 // ---- entry -----------------------------------------------------------------------------------------------------
 

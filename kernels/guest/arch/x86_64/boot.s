@@ -381,5 +381,5 @@ tss:
     .skip TSS_BYTES + PORTS / 8 + 1
 .balign 16
 user_stack:
-    .skip 64 * 1024
+    .skip 256 * 1024
 user_stack_end:
