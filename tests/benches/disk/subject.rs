@@ -179,10 +179,10 @@ impl House {
 impl Subject {
     /// Whether it is one of a panel's.
     pub fn is_in(&self, panel: &Panel) -> bool {
-        let queues = panel.jobs.iter().map(|job| job.queues).max();
-        // alioth's disks have one queue.
-        let too_many = queues > Some(1) && matches!(self.way, Way::Peer(Peer::Alioth(_)));
-        self.disks.contains(&panel.disks) && !too_many
+        // alioth's disks have one queue, and its guests no timer that interrupts.
+        let too_much = panel.jobs.iter().any(|job| job.queues > 1 || job.irq);
+        let is_alioth = matches!(self.way, Way::Peer(Peer::Alioth(_)));
+        self.disks.contains(&panel.disks) && !(too_much && is_alioth)
     }
 
     /// Runs jobs, each on a new disk if `disks` are such.
