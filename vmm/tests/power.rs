@@ -18,6 +18,9 @@ const ROUNDS: u32 = 60;
 /// The instance's.
 const NAME: &str = "log";
 
+/// No round takes longer.
+const LIMIT: &str = "5m";
+
 /// Most flushes that a round lets the guest do before it ends.
 const FLUSHES: u64 = 12;
 
@@ -119,7 +122,16 @@ impl Instance {
     /// Runs until the guest writes.
     fn new() -> (Self, Running) {
         let lab = Lab::with_guest();
-        let args = ["--name", NAME, "-b", "/dev/sdb=:1", "-b", "/dev/sdc=none"];
+        let args = [
+            "--name",
+            NAME,
+            "-b",
+            "/dev/sdb=:1",
+            "-b",
+            "/dev/sdc=none",
+            "--timeout",
+            LIMIT,
+        ];
         let mut running = Running::new(lab.start_guest("log kami.flushed=0", &args), 0);
         assert!(running.next_flush());
         let root = lab.volumes_of(NAME).swap_remove(0);
@@ -131,7 +143,10 @@ impl Instance {
         let append = format!("kami.test=log kami.flushed={flushed}");
         let modify = ["instance", "modify", NAME, "--append", &append];
         self.lab.done(&modify);
-        let mut running = Running::new(self.lab.start(&["start", "-a", NAME]), flushed);
+        let mut running = Running::new(
+            self.lab.start(&["start", "-a", "--timeout", LIMIT, NAME]),
+            flushed,
+        );
         let Some(found) = running.next("kami-test: log last=") else {
             panic!("the disks were not looked at: {:?}", running.end());
         };
