@@ -1,61 +1,27 @@
-//! The whole block device on one thread: its engine, a volume of two layers, and a ring that holds the files in
-//! memory and ends operations in any order, cut short or failed, as the fuzzer says.
+//! The whole block device on one thread: its engine, a volume of two layers, and a ring that ends operations in any
+//! order, cut short or failed, as the fuzzer says.
 
-#![expect(unsafe_code, reason = "carries out operations on raw memory")]
-
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::fs::File;
-use std::ops::Range;
-use std::os::fd::{AsRawFd, RawFd};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::sync_channel;
 
-use kami_image::volume::{FileIndex, fuzz::layered};
-use vm_memory::{GuestMemory as _, Permissions};
+use kami_image::volume::fuzz::layered;
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
-use super::super::disk::ZEROES;
+use self::ring::{DIRECT, MemoryRing};
 use super::super::outside::{Command, Inlet, commands};
-use super::super::ring::Vectors;
 use super::*;
-use crate::GuestMemory;
 use crate::fuzz::Input;
-use crate::fuzz::guest::{Driver, MEMORY, QUEUE_SIZE, QUEUES};
+use crate::fuzz::guest::{Driver, QUEUE_SIZE, QUEUES};
 use crate::virtio::device::QueueInterrupt;
+
+mod ring;
 
 /// Nineteen blocks and a part of one.
 const SIZE: u64 = 19 * 4096 + 1024;
-/// The lower layer's file ends early; what is missing reads as zeroes.
-static LOWER: [u8; 16 * 4096 + 100] = [0x5a; 16 * 4096 + 100];
-/// The one page of the bitmap, behind the place of a header.
-const BITMAP_BYTES: usize = 2 * 4096;
-/// What one operation may be: a step of a read or write, or 1024 pieces of zeroes.
-const OPERATION_BYTES_MAX: usize = 64 << 20;
-const IOVECS_MAX: u32 = 1024;
 /// More turns than any input has work for.
 const TURNS_MAX: u32 = 10_000;
-
-/// The kernel's part: files in memory, operations under way.
-struct World {
-    /// The lower layer's, which nobody writes; the overlay's; the bitmap's.
-    lower: RawFd,
-    overlay: (RawFd, Vec<u8>),
-    bitmap: (RawFd, Vec<u8>),
-    memory: GuestMemory,
-    pending: Vec<(u64, Operation)>,
-    watched: Vec<u64>,
-    signalled: Vec<u64>,
-    /// Which operation ends next, and how.
-    choices: VecDeque<(u8, u8)>,
-    /// Nothing fails and all ends.
-    kind: bool,
-}
-
-#[derive(Clone)]
-struct MemoryRing(Rc<RefCell<World>>);
 
 thread_local! {
     /// Never written: what the files hold is the ring's.
@@ -91,12 +57,12 @@ impl Machine {
         let files = FILES.with(|files| files.each_ref().map(|it| it.try_clone().unwrap()));
         let [lower, overlay, bitmap] = files;
         let is_plain = flags & 1 != 0;
+        let direct = (flags & 0x20 != 0).then_some(DIRECT);
         let volume = match is_plain {
             true => Volume::plain(overlay, SIZE),
-            false => layered(lower, overlay, bitmap, SIZE),
+            false => layered(lower, overlay, bitmap, SIZE, direct),
         };
-        let world = World::new(&volume, is_plain, &driver);
-        let ring = MemoryRing(Rc::new(RefCell::new(world)));
+        let ring = MemoryRing::new(&volume, is_plain, &driver);
         let mut disk = Disk::new(volume, driver.memory.clone(), *b"fuzz0123456789abcdef");
         disk.write_through = flags & 2 != 0;
         let bounds = Bounds {
@@ -136,12 +102,10 @@ impl Machine {
         match input.byte() {
             what @ 0..=0x9f => self.driver.step(what, input),
             what @ 0xa0..=0xdf => {
-                let mut world = self.ring.0.borrow_mut();
                 for _ in 0..what % 4 {
                     let [which, how] = input.array();
-                    world.choices.push_back((which, how));
+                    self.ring.choose(which, how);
                 }
-                drop(world);
                 self.turn();
             }
             what @ 0xe0..=0xef => {
@@ -190,7 +154,7 @@ impl Machine {
 
     /// Lets all end, and stops the device.
     fn end(mut self) {
-        self.ring.0.borrow_mut().kind = true;
+        self.ring.be_kind();
         if self.is_held {
             self.command(1);
         }
@@ -223,197 +187,4 @@ impl Machine {
 
 fn event() -> EventFd {
     EVENT.with(|it| it.try_clone().unwrap())
-}
-
-impl MemoryRing {
-    fn signal(&self, token: Token) {
-        let mut world = self.0.borrow_mut();
-        let token = token.pack();
-        if world.watched.contains(&token) {
-            world.signalled.push(token);
-        }
-    }
-
-    fn is_busy(&self) -> bool {
-        !self.0.borrow().pending.is_empty()
-    }
-}
-
-impl Ring for MemoryRing {
-    unsafe fn push(&mut self, token: u64, operation: Operation) {
-        let mut world = self.0.borrow_mut();
-        match operation {
-            Operation::Watch { .. } => world.watched.push(token),
-            _ => world.pending.push((token, operation)),
-        }
-    }
-
-    fn wait(&mut self, _block: bool, completions: &mut Vec<Completion>) -> io::Result<()> {
-        let mut world = self.0.borrow_mut();
-        for token in std::mem::take(&mut world.signalled) {
-            let (result, more) = (1, true);
-            completions.push(Completion {
-                token,
-                result,
-                more,
-            });
-        }
-        while !world.pending.is_empty() {
-            let (which, how) = match world.choices.pop_front() {
-                Some(choice) => choice,
-                None if world.kind => (0, 0),
-                None => break,
-            };
-            let index = usize::from(which) % world.pending.len();
-            let (token, operation) = world.pending.remove(index);
-            let result = world.carry_out(operation, how);
-            let more = false;
-            completions.push(Completion {
-                token,
-                result,
-                more,
-            });
-        }
-        world.choices.clear();
-        Ok(())
-    }
-}
-
-impl World {
-    fn new(volume: &Volume, is_plain: bool, driver: &Driver) -> Self {
-        let raw = |index| volume.file(FileIndex(index)).as_raw_fd();
-        let overlay = vec![0; usize::try_from(SIZE).unwrap()];
-        let (lower, upper, bitmap) = match is_plain {
-            true => (-1, raw(0), -1),
-            false => (raw(0), raw(1), raw(2)),
-        };
-        Self {
-            lower,
-            overlay: (upper, overlay),
-            bitmap: (bitmap, vec![0; BITMAP_BYTES]),
-            memory: driver.memory.clone(),
-            pending: Vec::new(),
-            watched: Vec::new(),
-            signalled: Vec::new(),
-            choices: VecDeque::new(),
-            kind: false,
-        }
-    }
-
-    fn carry_out(&mut self, operation: Operation, how: u8) -> i32 {
-        match how {
-            0xff => return -libc::EINTR,
-            0xfe => return -libc::EAGAIN,
-            0xfd => return -libc::EIO,
-            0xfc => return -libc::ENOSPC,
-            0xfb => return -libc::EOPNOTSUPP,
-            _ => {}
-        }
-        match operation {
-            Operation::Watch { .. } => 0,
-            Operation::Read(vectors) => self.read(vectors, how),
-            Operation::Write(vectors) => self.write(vectors, how),
-            Operation::SyncData { file } | Operation::SyncAll { file } => {
-                self.file(file);
-                0
-            }
-            Operation::Deallocate { file, offset, len } | Operation::Zero { file, offset, len } => {
-                assert_eq!(file, self.overlay.0, "a hole elsewhere than in the overlay");
-                let bytes = &mut self.overlay.1;
-                let start = usize::try_from(offset).unwrap();
-                let end = start + usize::try_from(len).unwrap();
-                assert!(start < end && end <= bytes.len().next_multiple_of(4096));
-                let end = end.min(bytes.len());
-                bytes[start..end].fill(0);
-                0
-            }
-        }
-    }
-
-    /// A file that may be written.
-    fn file(&mut self, file: RawFd) -> &mut Vec<u8> {
-        [&mut self.overlay, &mut self.bitmap]
-            .into_iter()
-            .find_map(|(raw, bytes)| (*raw == file).then_some(bytes))
-            .expect("no file of the volume's, or the lower layer's, which stays as it is")
-    }
-
-    fn read(&mut self, vectors: Vectors, how: u8) -> i32 {
-        let (guest, offset) = (self.guest(), usize::try_from(vectors.offset).unwrap());
-        let file = match vectors.file == self.lower {
-            true => &LOWER[..],
-            false => self.file(vectors.file),
-        };
-        let mut left = shortened(&vectors, how);
-        let mut from = file.get(offset..).unwrap_or_default();
-        let mut done = 0;
-        for iovec in iovecs(&vectors) {
-            let base = iovec.iov_base.cast::<u8>();
-            assert_place(&guest, base, iovec.iov_len, false);
-            let len = iovec.iov_len.min(left).min(from.len());
-            // SAFETY: whoever pushed the operation keeps the memory, and no other thread has it.
-            unsafe { std::ptr::copy(from.as_ptr(), base, len) };
-            (from, left, done) = (&from[len..], left - len, done + len);
-        }
-        i32::try_from(done).unwrap()
-    }
-
-    fn write(&mut self, vectors: Vectors, how: u8) -> i32 {
-        let (guest, offset) = (self.guest(), usize::try_from(vectors.offset).unwrap());
-        let mut left = shortened(&vectors, how);
-        let file = self.file(vectors.file);
-        let mut done = 0;
-        for iovec in iovecs(&vectors) {
-            let base = iovec.iov_base.cast::<u8>();
-            assert_place(&guest, base, iovec.iov_len, true);
-            let len = iovec.iov_len.min(left);
-            let to = file.get_mut(offset + done..offset + done + len);
-            let to = to.expect("a write beyond the end of the file");
-            // SAFETY: as in `read`.
-            unsafe { std::ptr::copy(base, to.as_mut_ptr(), len) };
-            (left, done) = (left - len, done + len);
-        }
-        i32::try_from(done).unwrap()
-    }
-
-    /// Where guest memory is mapped.
-    fn guest(&self) -> [Range<usize>; 2] {
-        MEMORY.map(|piece| {
-            let len = usize::try_from(piece.end - piece.start).unwrap();
-            let mut slices = self
-                .memory
-                .get_slices(GuestAddress(piece.start), len, Permissions::Read)
-                .unwrap();
-            let slice = slices.next().unwrap().unwrap();
-            let start = slice.ptr_guard().as_ptr().addr();
-            start..start + len
-        })
-    }
-}
-
-fn iovecs(vectors: &Vectors) -> &[libc::iovec] {
-    assert!((1..=IOVECS_MAX).contains(&vectors.count));
-    // SAFETY: whoever pushed the operation keeps the iovecs until it completes.
-    unsafe { std::slice::from_raw_parts(vectors.iovecs, vectors.count as usize) }
-}
-
-/// How many bytes of an operation are moved: all, or so many sectors, one at least.
-fn shortened(vectors: &Vectors, how: u8) -> usize {
-    let all: usize = iovecs(vectors).iter().map(|it| it.iov_len).sum();
-    assert!(all > 0 && all <= OPERATION_BYTES_MAX);
-    match how {
-        0 => all,
-        sectors => all.min(512 * usize::from(sectors)),
-    }
-}
-
-/// Memory that an operation may have: the guest's, a bounce buffer, a page of a bitmap, the source of zeroes.
-fn assert_place(guest: &[Range<usize>; 2], base: *const u8, len: usize, is_source: bool) {
-    let (start, end) = (base.addr(), base.addr() + len);
-    if let Some(piece) = guest.iter().find(|it| it.contains(&start)) {
-        assert!(end <= piece.end, "beyond the end of guest memory");
-    } else if len > 4096 {
-        let zeroes = ZEROES.as_ptr_range();
-        assert!(is_source && zeroes.start.addr() <= start && end <= zeroes.end.addr());
-    }
 }
