@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kami_image::volume::{Extent, Volume, WritePlan};
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _, GuestMemoryError, Permissions};
 
+use super::memory;
 use super::request::Buffer;
 use super::steps::Zeroing;
 use crate::GuestMemory;
@@ -126,11 +127,7 @@ impl<'a> Cursor<'a> {
         mut each: impl FnMut((*mut u8, usize)),
     ) -> Result<(), GuestMemoryError> {
         self.runs(len, |address, len| {
-            for piece in memory.get_slices(address, len, Permissions::ReadWrite)? {
-                let piece = piece?;
-                each((piece.ptr_guard_mut().as_ptr(), piece.len()));
-            }
-            Ok(())
+            memory::pieces(memory, address, len, &mut each)
         })
     }
 

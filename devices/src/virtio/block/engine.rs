@@ -326,7 +326,7 @@ impl<R: Ring> Engine<R> {
     ) -> Result<(), Error> {
         let (status, written) = match parsed {
             Ok(request) => {
-                let make = |slot| Task::new(queue, head, request, slot);
+                let make = |slot, transfers| Task::new((queue, head), request, slot, transfers);
                 let slot = self.tasks.insert(make);
                 return match self.passes(slot) {
                     true => self.start(slot),
@@ -414,7 +414,9 @@ impl<R: Ring> Engine<R> {
         };
         let written = task.written_bytes(status);
         let status = Some((task.request.status, status));
-        self.give_back((task.queue, task.head), status, written)
+        let chain = (task.queue, task.head);
+        self.tasks.recycle(task);
+        self.give_back(chain, status, written)
     }
 
     /// Puts a chain on its used ring.

@@ -13,6 +13,7 @@ mod engine;
 mod flush;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+mod memory;
 pub mod outside;
 mod request;
 mod ring;

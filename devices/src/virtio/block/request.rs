@@ -13,8 +13,9 @@ use virtio_bindings::virtio_blk::{
 };
 use virtio_queue::DescriptorChain;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, GuestMemory as _, Permissions};
+use vm_memory::GuestAddress;
 
+use super::memory;
 use crate::GuestMemory;
 
 /// The unit of every address and length of the protocol, whatever the block size.
@@ -143,7 +144,7 @@ pub(super) fn parse(
 ) -> Result<Request, Reject> {
     let mut layout = Layout::read(chain, bounds.chain_max)?;
     let address = layout.take_status().ok_or(Reject::Unusable)?;
-    if !memory.check_range(address, 1, Permissions::Write) {
+    if !memory::is_there(memory, address, 1) {
         return Err(Reject::Unusable);
     }
     layout
@@ -153,8 +154,9 @@ pub(super) fn parse(
 
 /// The buffers of a chain: first the readable ones, then the writable ones.
 struct Layout {
-    readable: Vec<Buffer>,
-    writable: Vec<Buffer>,
+    buffers: Vec<Buffer>,
+    /// How many of them are readable.
+    readable: usize,
     /// A readable buffer came after a writable one (against virtio 1.3 §2.7.4.2).
     disordered: bool,
 }
@@ -162,8 +164,8 @@ struct Layout {
 impl Layout {
     fn read(chain: DescriptorChain<&GuestMemory>, chain_max: usize) -> Result<Self, Reject> {
         let mut layout = Self {
-            readable: Vec::new(),
-            writable: Vec::new(),
+            buffers: Vec::new(),
+            readable: 0,
             disordered: false,
         };
         let mut ended = false;
@@ -192,20 +194,23 @@ impl Layout {
             return;
         }
         if descriptor.is_write_only() {
-            self.writable.push(buffer);
+            self.buffers.push(buffer);
+        } else if self.buffers.len() == self.readable {
+            self.buffers.push(buffer);
+            self.readable += 1;
         } else {
-            self.disordered |= !self.writable.is_empty();
-            self.readable.push(buffer);
+            // Such a request fails, but where its status goes must be found.
+            self.disordered = true;
         }
     }
 
     /// Takes the last writable byte, where the status goes (virtio 1.3 §5.2.6).
     fn take_status(&mut self) -> Option<GuestAddress> {
-        let last = self.writable.last_mut()?;
+        let last = self.buffers.get_mut(self.readable..)?.last_mut()?;
         last.len -= 1;
         let address = last.address.0.checked_add(last.len.into())?;
         if last.len == 0 {
-            self.writable.pop();
+            self.buffers.pop();
         }
         Some(GuestAddress(address))
     }
@@ -218,7 +223,7 @@ impl Layout {
     ) -> Result<Request, Status> {
         self.check(memory)?;
         let mut header = [0; HEADER_BYTES];
-        take_front(&mut self.readable, memory, &mut header)?;
+        self.readable -= take_front(&mut self.buffers, self.readable, memory, &mut header)?;
         let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = header;
         let offset = u64::from_le_bytes(sector)
             .checked_mul(SECTOR_BYTES)
@@ -233,17 +238,17 @@ impl Layout {
             return Err(Status::IoError);
         }
         let (kind, data) = match request_type {
-            VIRTIO_BLK_T_IN => (Kind::Read { offset: offset? }, self.writable),
-            VIRTIO_BLK_T_OUT => (Kind::Write { offset: offset? }, self.readable),
+            VIRTIO_BLK_T_IN => (Kind::Read { offset: offset? }, self.into_writable()),
+            VIRTIO_BLK_T_OUT => (Kind::Write { offset: offset? }, self.into_readable()),
             VIRTIO_BLK_T_FLUSH => (Kind::Flush, Vec::new()),
-            VIRTIO_BLK_T_GET_ID => (Kind::Identify, self.writable),
+            VIRTIO_BLK_T_GET_ID => (Kind::Identify, self.into_writable()),
             VIRTIO_BLK_T_DISCARD => {
-                let segments = segments(&mut self.readable, memory, bounds, 0)?;
+                let segments = segments(self.into_readable(), memory, bounds, 0)?;
                 (Kind::Discard(segments), Vec::new())
             }
             VIRTIO_BLK_T_WRITE_ZEROES => {
                 let flags = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
-                let segments = segments(&mut self.readable, memory, bounds, flags)?;
+                let segments = segments(self.into_readable(), memory, bounds, flags)?;
                 (Kind::WriteZeroes(segments), Vec::new())
             }
             _ => return Err(Status::Unsupported),
@@ -263,11 +268,19 @@ impl Layout {
         })
     }
 
+    fn into_readable(mut self) -> Vec<Buffer> {
+        self.buffers.truncate(self.readable);
+        self.buffers
+    }
+
+    fn into_writable(mut self) -> Vec<Buffer> {
+        self.buffers.drain(..self.readable);
+        self.buffers
+    }
+
     fn check(&self, memory: &GuestMemory) -> Result<(), Status> {
-        let present = |b: &Buffer, access| memory.check_range(b.address, b.len as usize, access);
-        let readable = self.readable.iter().all(|b| present(b, Permissions::Read));
-        let writable = self.writable.iter().all(|b| present(b, Permissions::Write));
-        if readable && writable && !self.disordered {
+        let is_there = |b: &Buffer| memory::is_there(memory, b.address, b.len as usize);
+        if self.buffers.iter().all(is_there) && !self.disordered {
             Ok(())
         } else {
             Err(Status::IoError)
@@ -284,23 +297,23 @@ fn inside(offset: u64, len: u64, bounds: Bounds) -> bool {
     end.is_some_and(|end| end <= bounds.capacity_bytes)
 }
 
-/// Copies the first bytes of `buffers` into `out`, all of it, and leaves the rest in `buffers`.
+/// Copies the first bytes of the first `count` of `buffers` into `out`, all of it, and leaves the rest there.
+/// Returns how many buffers are gone.
 fn take_front(
     buffers: &mut Vec<Buffer>,
+    count: usize,
     memory: &GuestMemory,
     out: &mut [u8],
-) -> Result<(), Status> {
+) -> Result<usize, Status> {
     let mut filled = 0;
     let mut emptied = 0;
-    for buffer in buffers.iter_mut() {
+    for buffer in buffers.iter_mut().take(count) {
         let Some(rest) = out.get_mut(filled..).filter(|rest| !rest.is_empty()) else {
             break;
         };
         let count = rest.len().min(buffer.len as usize);
         let target = rest.get_mut(..count).unwrap_or_default();
-        memory
-            .read_slice(target, buffer.address)
-            .map_err(|_| Status::IoError)?;
+        memory::read(memory, buffer.address, target).map_err(|_| Status::IoError)?;
         filled += count;
         // `count` is at most `buffer.len`, so it fits and the address does not wrap.
         buffer.len -= u32::try_from(count).unwrap_or(buffer.len);
@@ -309,7 +322,7 @@ fn take_front(
     }
     buffers.drain(..emptied);
     if filled == out.len() {
-        Ok(())
+        Ok(emptied)
     } else {
         Err(Status::IoError)
     }
@@ -317,15 +330,16 @@ fn take_front(
 
 /// Reads the ranges of a discard or write-zeroes request (virtio 1.3 §5.2.6.2).
 fn segments(
-    buffers: &mut Vec<Buffer>,
+    mut buffers: Vec<Buffer>,
     memory: &GuestMemory,
     bounds: Bounds,
     known_flags: u32,
 ) -> Result<Vec<Segment>, Status> {
     let mut bytes = [0; SEGMENT_BYTES * SEGMENTS_MAX as usize];
-    let len = usize::try_from(total(buffers)).map_err(|_| Status::IoError)?;
+    let len = usize::try_from(total(&buffers)).map_err(|_| Status::IoError)?;
     let bytes = bytes.get_mut(..len).ok_or(Status::IoError)?;
-    take_front(buffers, memory, bytes)?;
+    let count = buffers.len();
+    take_front(&mut buffers, count, memory, bytes)?;
     let (segments, rest) = bytes.as_chunks::<SEGMENT_BYTES>();
     if segments.is_empty() || !rest.is_empty() {
         return Err(Status::IoError);

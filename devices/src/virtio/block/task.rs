@@ -73,7 +73,12 @@ pub(super) struct Task {
 // the iovecs of `self.transfers`, so the caller drops neither `disk` nor this task (which it may
 // move) while the last `Progress` was `Waiting`. The engine upholds it; it drains before it ends.
 impl Task {
-    pub fn new(queue: usize, head: u16, request: Request, slot: u32) -> Self {
+    pub fn new(
+        (queue, head): (usize, u16),
+        request: Request,
+        slot: u32,
+        transfers: Transfers,
+    ) -> Self {
         Self {
             queue,
             head,
@@ -82,9 +87,13 @@ impl Task {
             steps: Steps::default(),
             step_bytes: 0,
             stage: Stage::Idle,
-            transfers: Transfers::default(),
+            transfers,
             bounce: Vec::new(),
         }
+    }
+
+    pub fn into_transfers(self) -> Transfers {
+        self.transfers
     }
 
     /// Bytes that the device has written to the chain's buffers when it ends with `status`, the

@@ -18,6 +18,9 @@ use super::token::{Target, Token};
 /// The most iovecs in one operation (`IOV_MAX`, `readv(2)`).
 const IOVECS_MAX: usize = 1024;
 
+/// Vectors with room for more are not kept for the next request.
+const KEPT_MAX: usize = 64;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
     Read,
@@ -59,6 +62,19 @@ pub(super) struct Transfers {
 }
 
 impl Transfers {
+    /// This value for the next request, unless it is large.
+    pub fn emptied(mut self) -> Option<Self> {
+        if self.under_way > 0
+            || self.iovecs.capacity() > KEPT_MAX
+            || self.list.capacity() > KEPT_MAX
+        {
+            return None;
+        }
+        self.clear();
+        self.bounce = None;
+        Some(self)
+    }
+
     pub fn clear(&mut self) {
         self.iovecs.clear();
         self.list.clear();

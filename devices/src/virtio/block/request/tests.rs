@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use virtio_queue::QueueOwnedT;
+use vm_memory::{Bytes, GuestMemory as _, Permissions};
 
 use super::*;
 use crate::virtio::mock::{self, Descriptor, DriverQueue, NEXT, readable, writable};
