@@ -338,17 +338,13 @@ impl Volume {
     /// nothing of that (`fsync(2)`, "Notes"). Until the volume is opened again no flush succeeds.
     /// A bitmap's own sync is another thing: its pages are written again by the next flush.
     ///
-    /// What the host has left of the overlays in memory is forgotten too, so that the next who opens the volume
-    /// reads what is on the disk, and not for a while what is not.
+    /// What the host has left of the overlays in memory goes on serving whoever reads this volume: its bitmap vouches
+    /// for that, so that no reader sees anything but what was written. It is forgotten when this is dropped, and who
+    /// opens the volume next reads what is on the disk. A process that is killed before forgets nothing: until the
+    /// host needs its memory or reboots, the next one may read, and flush with success, what the disk never got. The
+    /// kernel tells it no more than this of any file whose sync failed.
     pub fn lose_writes(&mut self) {
-        if std::mem::replace(&mut self.has_lost_writes, true) {
-            return;
-        }
-        for file in self.stack.layers.iter().flat_map(Layer::overlay) {
-            let file = self.stack.files.file(file);
-            // Advice: nothing hangs on it but how long a reader is deceived.
-            let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
-        }
+        self.has_lost_writes = true;
     }
 
     /// Whether [`Volume::lose_writes`] was called.
@@ -487,6 +483,19 @@ impl Volume {
                 len,
                 size: self.size_bytes,
             }),
+        }
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        if !self.has_lost_writes {
+            return;
+        }
+        for file in self.stack.layers.iter().flat_map(Layer::overlay) {
+            let file = self.stack.files.file(file);
+            // Advice: nothing hangs on it but how long the next reader is deceived.
+            let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
         }
     }
 }

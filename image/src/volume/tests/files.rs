@@ -1,6 +1,8 @@
 //! The files of volumes: what they cost, who may open them, what the first flush covers.
 
 use super::*;
+use rustix::io::{Errno, ReadWriteFlags};
+use std::io::IoSliceMut;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 const TIB: u64 = 1 << 40;
@@ -306,4 +308,44 @@ fn discard_of_everything_takes_little_memory() {
     // All pages are one in memory.
     let first = plan.pages[0].bytes.as_ptr();
     assert!(plan.pages.iter().all(|page| page.bytes.as_ptr() == first));
+}
+
+/// Whether the host has the first byte in memory.
+fn is_cached(file: impl AsFd) -> bool {
+    let flags = ReadWriteFlags::NOWAIT;
+    let mut byte = [0];
+    match rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut byte)], 0, flags) {
+        Err(Errno::AGAIN) => false,
+        // A file system that never waits.
+        Ok(_) | Err(Errno::OPNOTSUPP) => true,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Issue: after a sync that failed a running guest read what the disk had in the place of what it had written.
+#[test]
+fn what_was_written_is_read_until_a_volume_that_lost_writes_closes() {
+    let home = Home::new();
+    let files = home.volumes();
+    let probe = File::create_new(home.path().join("probe")).unwrap();
+    probe.write_all_at(&[1; 4096], 0).unwrap();
+    probe.sync_all().unwrap();
+    rustix::fs::fadvise(&probe, 0, None, Advice::DontNeed).unwrap();
+    let probe = File::open(home.path().join("probe")).unwrap();
+    let forgets = !is_cached(&probe);
+    // The host may need its memory at any time, so it is asked more than once.
+    let kept = (0..100).any(|_| {
+        let id = VolumeId::generate();
+        let mut volume = files.create(&id, 1 << 20, None).unwrap();
+        write(&mut volume, 0, 4096, Change::Write(9));
+        volume.sync().unwrap();
+        volume.lose_writes();
+        assert!(volume.has_lost_writes());
+        assert!(matches!(volume.sync().unwrap_err(), Error::LostWrites));
+        let kept = is_cached(volume.file(OVERLAY));
+        drop(volume);
+        let overlay = File::open(home.file(format!("{id}.overlay"))).unwrap();
+        kept && !(forgets && is_cached(overlay))
+    });
+    assert!(kept);
 }
