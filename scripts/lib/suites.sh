@@ -41,7 +41,18 @@ suite_sum() {
     fi
 }
 
-native_tests() { (cd "$top" && cargo test --workspace --locked --no-fail-fast); }
+native_tests() {
+    local failed=0
+    (cd "$top" && cargo test --workspace --locked --no-fail-fast) || failed=1
+    # The test that is ignored as `run apart`.
+    if [ "$(id -u)" = 0 ] && losetup --find >/dev/null; then
+        (cd "$top" && cargo test --locked -p kami-vmm --test disk_faults -- --exact --ignored failed_sync_of_the_host_is_remembered_until_the_next_start) || failed=1
+    else
+        echo "a failed sync of the host is remembered: skipped: it needs root and a loop device"
+        echo "loop: 0 passed, 0 failed, 1 skipped"
+    fi
+    return $failed
+}
 
 # The same test programs, linked statically, in the emulated host.
 rig_suite() {

@@ -33,8 +33,8 @@ tally_more() {
         return
     fi
     read -r p f s <<<"$sums"
-    # What another test runs in a process of its own is ignored by name and counts there.
-    s=$((s - $(grep -c ' \.\.\. ignored, the child of ' "$2" || :)))
+    # What another test runs in a process of its own, or the suite by itself, is ignored by name and counts there.
+    s=$((s - $(grep -cE ' \.\.\. ignored, (the child of|run apart)' "$2" || :)))
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 }
 

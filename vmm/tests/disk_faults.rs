@@ -289,7 +289,7 @@ fn child_with_a_root_disk_on_a_full_host() {
 /// A file system whose own disk is full fails to sync, with what it had taken: the guest is not told later that all of
 /// that is there.
 #[test]
-#[ignore = "needs root and a loop device"]
+#[ignore = "run apart, for it needs root and a loop device"]
 fn failed_sync_of_the_host_is_remembered_until_the_next_start() {
     where_mounting_is_allowed("child_whose_host_fails_to_sync");
 }
