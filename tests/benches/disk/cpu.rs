@@ -57,15 +57,11 @@ impl Meter {
             let Some(ns) = line.split(' ').next().and_then(|ns| ns.parse().ok()) else {
                 continue;
             };
-            let name = task.file_name().to_string_lossy().into_owned();
-            let thread = self.threads.entry(name).or_insert_with(|| {
-                let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-                Thread {
-                    is_vcpu: is_vcpu(&name),
-                    ns,
-                }
-            });
-            thread.ns = ns;
+            // A new thread has the name of the one that made it, a disk's worker that of a vCPU, until it takes its own.
+            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            let is_vcpu = is_vcpu(&name);
+            let id = task.file_name().to_string_lossy().into_owned();
+            self.threads.insert(id, Thread { is_vcpu, ns });
         }
         let mut cpu = Cpu::default();
         for thread in self.threads.values() {

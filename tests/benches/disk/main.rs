@@ -20,7 +20,11 @@ mod reach;
 mod results;
 mod subject;
 mod table;
+#[cfg(target_arch = "aarch64")]
+#[path = "tsc/aarch64.rs"]
+mod tsc;
 #[cfg(target_arch = "x86_64")]
+#[path = "tsc/x86_64.rs"]
 mod tsc;
 
 use std::error::Error;
@@ -79,15 +83,11 @@ fn measure(options: &Options) -> Result<Results> {
     }
     let began = Instant::now();
     eprintln!("making the disks");
-    #[cfg(target_arch = "x86_64")]
-    let tsc_khz = tsc::khz();
-    #[cfg(not(target_arch = "x86_64"))]
-    let tsc_khz = 0;
     let house = House::build(
         &options.kami,
         &options.kernel,
         &options.work,
-        tsc_khz,
+        tsc::khz(),
         options.peers,
     )?;
     let subjects = subject::all(options.peers);

@@ -1,4 +1,4 @@
-//! The frequency of the host's time-stamp counter, which is the guest's too. (On aarch64 the guest's counter tells its own.)
+//! The frequency of the host's time-stamp counter, which is the guest's too.
 
 #![expect(unsafe_code, reason = "reading the counter has no safe face")]
 
@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use std::{arch, thread};
 
 /// kHz, over 100 ms, to some parts in a million.
-#[cfg(target_arch = "x86_64")]
 pub fn khz() -> u64 {
     let now = || {
         // SAFETY: `rdtsc` touches no memory; every x86_64 processor has it.
