@@ -7,7 +7,7 @@
 use super::base::Base;
 use super::frozen::Frozen;
 use super::layer::Layer;
-use super::layer_files::{is_missing, open_locked, open_to_read};
+use super::layer_files::{FoundLayer, is_missing, open_locked, open_to_read};
 use super::plan::FileIndex;
 use super::stack::{Files, Stack};
 use super::{Error, MAX_LAYERS, Volume, names};
@@ -107,24 +107,9 @@ impl VolumeFiles {
         check_size(size_bytes)?;
         let snapshot = standing.base.as_ref();
         let base = snapshot.map(|it| self.base(size_bytes, it)).transpose()?;
-        // All is checked before anything is changed.
-        let lowest = self.read_layer((id, standing.layer), snapshot, open_locked)?;
-        let mut found = vec![lowest.written()?];
-        let mut number = standing.layer;
-        loop {
-            number = number.saturating_add(1);
-            match self.read_layer((id, number), None, open_locked) {
-                Ok(layer) if layer.is_unwritten || self.lacks_a_part(id, &layer, size_bytes) => {
-                    drop(layer);
-                    self.clear_from(id, number)?;
-                    break;
-                }
-                Ok(_) if found.len() >= MAX_LAYERS => return Err(Error::TooManyLayers { id: *id }),
-                Ok(layer) => found.push(layer),
-                Err(Error::Files(error)) if is_missing(&error) => break,
-                Err(error) => return Err(error),
-            }
-        }
+        // All is checked before anything is changed, but for layers that no flush has reached.
+        let mut found = self.read_layers(id, standing)?;
+        self.check_parts(id, size_bytes, &mut found)?;
         let too_large = found.iter().find(|layer| layer.len_bytes > size_bytes);
         if let Some(layer) = too_large {
             return Err(Error::Shrinks {
@@ -143,6 +128,61 @@ impl VolumeFiles {
             .map(|layer| layer.into_layer(self.part_bytes, &mut files))
             .collect();
         Ok(self.assemble((id, folder), size_bytes, (files, layers), base))
+    }
+
+    /// All layers of a volume that nobody has open. Deletes those that were begun and never flushed where a power
+    /// cut left only a part of their files.
+    fn read_layers(&self, id: &VolumeId, standing: &Standing) -> Result<Vec<FoundLayer>, Error> {
+        let lowest = self.read_layer((id, standing.layer), standing.base.as_ref(), open_locked)?;
+        let mut found = vec![lowest.written()?];
+        for number in standing.layer.saturating_add(1).. {
+            match self.read_layer((id, number), None, open_locked) {
+                Ok(layer)
+                    if layer.is_unwritten
+                        || layer.is_fresh && self.lacks_a_part(id, &layer, standing.size_bytes) =>
+                {
+                    drop(layer);
+                    self.clear_from(id, number)?;
+                    break;
+                }
+                Ok(_) if found.len() >= MAX_LAYERS => return Err(Error::TooManyLayers { id: *id }),
+                Ok(layer) => found.push(layer),
+                Err(Error::Files(error)) if is_missing(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Insists that no file of an overlay that anything was flushed to is missing before another one. A power cut
+    /// leaves such a gap of a layer that had just been grown and not been flushed since: then it is the top one, but
+    /// for layers that were never flushed either, which are deleted, and holds nothing in the gap.
+    fn check_parts(
+        &self,
+        id: &VolumeId,
+        size_bytes: u64,
+        found: &mut Vec<FoundLayer>,
+    ) -> Result<(), Error> {
+        let lacks = |layer: &FoundLayer| self.lacks_a_part(id, layer, size_bytes);
+        let Some(position) = found.iter().position(lacks) else {
+            return Ok(());
+        };
+        let above = position + 1;
+        let gap = match found.get_mut(position..) {
+            Some([layer, above @ ..]) if above.iter().all(|it| it.is_fresh) => {
+                self.held_gap(id, layer, size_bytes)?
+            }
+            Some([layer, ..]) => Some(self.first_gap(id, layer)),
+            _ => None,
+        };
+        if let Some(path) = gap {
+            return Err(chunk::Error::corrupt(&path, "it is missing").into());
+        }
+        let cleared = found.drain(above.min(found.len())..).next();
+        match cleared.map(|layer| layer.number) {
+            Some(number) => self.clear_from(id, number),
+            None => Ok(()),
+        }
     }
 
     /// The layers of a volume from its standing's up to `below`, which is not among them, for

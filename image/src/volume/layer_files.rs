@@ -3,6 +3,7 @@
 use super::bitmap::{self, Bitmap};
 use super::files::VolumeFiles;
 use super::layer::Layer;
+use super::plan::BLOCK_BYTES;
 use super::stack::Files;
 use super::{Error, names};
 use crate::chunk;
@@ -96,15 +97,50 @@ impl VolumeFiles {
         Ok(found)
     }
 
-    /// Whether a file of the overlay is missing before another one: a power cut came before the
-    /// layer's first flush. One that lacks the last ones may have been begun when the volume was smaller.
+    /// Whether a file of the overlay is missing before another one. One that lacks the last ones may have been
+    /// begun when the volume was smaller.
     pub(super) fn lacks_a_part(&self, id: &VolumeId, layer: &FoundLayer, size_bytes: u64) -> bool {
         let found = layer.overlay.len() as u64;
-        (found + 1..self.parts(size_bytes)).any(|part| {
-            names::overlay(&self.volumes, id, layer.number, part)
-                .symlink_metadata()
-                .is_ok()
-        })
+        (found + 1..self.parts(size_bytes)).any(|part| self.has_part(id, layer, part))
+    }
+
+    fn has_part(&self, id: &VolumeId, layer: &FoundLayer, part: u64) -> bool {
+        names::overlay(&self.volumes, id, layer.number, part)
+            .symlink_metadata()
+            .is_ok()
+    }
+
+    /// The first file of the overlay that is missing.
+    pub(super) fn first_gap(&self, id: &VolumeId, layer: &FoundLayer) -> PathBuf {
+        names::overlay(&self.volumes, id, layer.number, layer.overlay.len() as u64)
+    }
+
+    /// The first file of the overlay that is missing although the bitmap holds blocks of it. A layer without a
+    /// bitmap does not know.
+    pub(super) fn held_gap(
+        &self,
+        id: &VolumeId,
+        layer: &mut FoundLayer,
+        size_bytes: u64,
+    ) -> Result<Option<PathBuf>, Error> {
+        let parts = layer.overlay.len() as u64..self.parts(size_bytes);
+        let missing: Vec<_> = parts
+            .filter(|part| !self.has_part(id, layer, *part))
+            .collect();
+        let Some((bitmap, file)) = &mut layer.bitmap else {
+            return Ok(None);
+        };
+        for part in missing {
+            let start = part * self.part_bytes;
+            let end = (start + self.part_bytes).min(size_bytes);
+            let blocks = start / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
+            let (held, run_end) = bitmap.run(file, blocks.clone())?;
+            if held || run_end < blocks.end {
+                let path = names::overlay(&self.volumes, id, layer.number, part);
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn grow(
@@ -119,7 +155,12 @@ impl VolumeFiles {
         let mut new = NewFiles::default();
         let path = |part| names::overlay(&self.volumes, id, layer.number, part);
         for part in layer.overlay.len() as u64..self.parts(size_bytes) {
-            layer.overlay.push(new.create(path(part), id)?);
+            let file = match new.create(path(part), id) {
+                // What a power cut left when the volume was grown before.
+                Err(Error::Exists { .. }) => open_locked(&path(part), id)?,
+                file => file?,
+            };
+            layer.overlay.push(file);
         }
         for (part, file) in (0..).zip(layer.overlay.iter()) {
             self.set_len(&path(part), part, file, size_bytes)?;
@@ -149,15 +190,15 @@ impl VolumeFiles {
 
 /// A layer's files, open.
 pub(super) struct FoundLayer {
-    number: u32,
+    pub(super) number: u32,
     pub(super) overlay: Vec<File>,
     bitmap: Option<(Bitmap, File)>,
     /// The bytes in all files of the overlay.
     pub(super) len_bytes: u64,
     /// Its bitmap has no header.
     pub(super) is_unwritten: bool,
-    /// Its bitmap has nothing but a header.
-    is_fresh: bool,
+    /// Its bitmap has nothing but a header: no flush has found anything in it.
+    pub(super) is_fresh: bool,
 }
 
 impl FoundLayer {

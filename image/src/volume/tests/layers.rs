@@ -238,6 +238,82 @@ fn layer_that_was_never_flushed_is_begun_anew() {
     }
 }
 
+/// Issue: a layer that had been flushed was deleted where a power cut had left a gap in the overlay that it had just
+/// been grown by, and a volume of one layer could not be opened.
+#[test]
+fn gap_that_a_power_cut_leaves_of_a_growth_is_filled() {
+    let home = Home::new();
+    let mut files = home.volumes();
+    files.part_bytes = 5 * CHUNK_BYTES;
+    for (layers, base) in [
+        (1, Some(home.snapshot)),
+        (2, Some(home.snapshot)),
+        (1, None),
+    ] {
+        let id = VolumeId::generate();
+        let mut volume = files.create(&id, SIZE, base.as_ref()).unwrap();
+        for _ in 1..layers {
+            write(&mut volume, 512, 512, Change::Write(8));
+            volume.freeze().unwrap();
+        }
+        write(&mut volume, 0, 512, Change::Write(9));
+        volume.sync().unwrap();
+        drop(volume);
+        let standing = Standing::new(4 * SIZE, base);
+        let mut volume = files.open(&id, &standing).unwrap();
+        write(&mut volume, 3 * SIZE, 512, Change::Write(10));
+        // Begun above it, and as little on the disk.
+        volume.freeze().unwrap();
+        drop(volume);
+        let overlay = super::names::overlay(&home.path().join("volumes"), &id, layers - 1, 3);
+        std::fs::remove_file(overlay).unwrap();
+        let mut volume = files.open(&id, &standing).unwrap();
+        assert_eq!(read(&mut volume, 0, 512), [9; 512]);
+        assert_eq!(read(&mut volume, 4 * SIZE - 512, 512), [0; 512]);
+        write(&mut volume, 15 * CHUNK_BYTES, 512, Change::Write(11));
+        volume.sync().unwrap();
+        drop(volume);
+        let mut volume = files.open(&id, &standing).unwrap();
+        assert_eq!(read(&mut volume, 15 * CHUNK_BYTES, 512), [11; 512]);
+        assert_eq!(read(&mut volume, 0, 512), [9; 512]);
+    }
+}
+
+/// As a partial restore leaves it: nothing may be deleted for that.
+#[test]
+fn layer_that_lacks_a_file_with_flushed_blocks_is_damaged_and_stays() {
+    let home = Home::new();
+    let mut files = home.volumes();
+    files.part_bytes = 2 * CHUNK_BYTES;
+    let standing = Standing::new(SIZE, Some(home.snapshot));
+    for above in [false, true] {
+        let id = VolumeId::generate();
+        let mut volume = files.create(&id, SIZE, Some(&home.snapshot)).unwrap();
+        write(&mut volume, 0, 512, Change::Write(8));
+        assert_eq!(volume.freeze().unwrap(), 1);
+        // What the missing file holds is what matters, but under a layer that was flushed.
+        let at = if above { 0 } else { 3 * CHUNK_BYTES };
+        write(&mut volume, at, 512, Change::Write(9));
+        if above {
+            assert_eq!(volume.freeze().unwrap(), 2);
+            write(&mut volume, 0, 512, Change::Write(10));
+        }
+        volume.sync().unwrap();
+        drop(volume);
+        let gone = home.file(format!("{id}.1.overlay.1"));
+        let kept = home.file("kept".to_owned());
+        std::fs::rename(&gone, &kept).unwrap();
+        let before = names(&home);
+        let error = files.open(&id, &standing).unwrap_err();
+        assert!(error.to_string().contains("it is missing"), "{error}");
+        assert_eq!(names(&home), before);
+        std::fs::rename(&kept, &gone).unwrap();
+        let mut volume = files.open(&id, &standing).unwrap();
+        let value = if above { 10 } else { 9 };
+        assert_eq!(read(&mut volume, at, 512), [value; 512]);
+    }
+}
+
 #[test]
 fn damaged_layer_is_an_error_and_no_other_volume() {
     let home = Home::new();
