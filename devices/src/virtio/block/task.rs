@@ -10,7 +10,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
-use kami_image::volume::{BLOCK_BYTES, BeginWrite, Fill, Place, WritePlan};
+use kami_image::volume::{BLOCK_BYTES, BeginWrite, FileIndex, Fill, Place, WritePlan};
 
 use super::disk::{BoxedError, Cursor, Disk, SERIAL_BYTES, ZEROES};
 use super::request::{Kind, Request, Status};
@@ -287,12 +287,19 @@ impl Task {
         self.transfers.clear();
         self.bounce.clear();
         self.bounce.resize(3 * FILL_BYTES_MAX, 0);
+        let mut last: Option<(&Fill, Memory)> = None;
         for (fill, memory) in fills(&plan, &mut self.bounce) {
-            if let Place::File { file, offset } = fill.from {
-                let from = (file, offset);
-                self.transfers
-                    .add(Direction::Read, from, fill.to_offset, memory);
+            let Place::File { file, offset } = fill.from else {
+                continue;
+            };
+            // What lies between two parts of one block is read too, so that it is one operation.
+            if let Some((from, at, gap)) = last.and_then(|last| between(last, fill)) {
+                self.transfers.add(Direction::Read, from, at, gap);
             }
+            let from = (file, offset);
+            self.transfers
+                .add(Direction::Read, from, fill.to_offset, memory);
+            last = Some((fill, memory));
         }
         self.stage = Stage::Filling(plan);
         // SAFETY: this task keeps the bounce buffer and the iovecs, `disk` the files.
@@ -459,6 +466,35 @@ fn fills<'a>(
         let len = usize::try_from(fill.len).unwrap_or(usize::MAX);
         Some((fill, (place, len.min(FILL_BYTES_MAX))))
     })
+}
+
+/// A piece of memory.
+type Memory = (*mut u8, usize);
+
+/// The bytes between two fills that lie in the file as they lie in the block: where they come from, where they would
+/// go, and the room behind the first fill, whose place is a block long.
+fn between(
+    (first, (base, len)): (&Fill, Memory),
+    second: &Fill,
+) -> Option<((FileIndex, u64), u64, Memory)> {
+    let (
+        Place::File { file, offset },
+        Place::File {
+            file: next,
+            offset: next_offset,
+        },
+    ) = (first.from, second.from)
+    else {
+        return None;
+    };
+    let end = first.to_offset + first.len;
+    let gap = second.to_offset.checked_sub(end)?;
+    let fits = gap > 0 && gap <= BLOCK_BYTES.checked_sub(first.len)?;
+    if file != next || !fits || offset + first.len + gap != next_offset {
+        return None;
+    }
+    let room = (base.wrapping_add(len), usize::try_from(gap).ok()?);
+    Some(((file, offset + first.len), end, room))
 }
 
 /// `len` zero bytes as pieces of memory, which may only be read.
