@@ -10,15 +10,27 @@ use crate::Result;
 use crate::job::{Job, Kind, size};
 use crate::profile::{Axis, BLOCK, DEPTH};
 use crate::results::{PanelResults, Results};
+use crate::subject::FIO;
 use crate::table::{rate, unit};
 
-/// Of each family its colours, one a subject: fio grey, kami blue, qemu red, alioth green.
-const COLOURS: [(&str, &[&str]); 4] = [
-    ("fio", &["#222222", "#888888"]),
-    ("kami", &["#08306b", "#2171b5", "#41a6d9", "#7fc8ec"]),
-    ("qemu", &["#a50f15", "#ef3b2c", "#fc8d62"]),
-    ("alioth", &["#1b7837", "#74c476"]),
+/// The colour of each subject, the same in all plots: fio grey, kami blue, qemu red, alioth green.
+const COLOURS: [(&str, &str); 13] = [
+    ("fio", "#222222"),
+    ("fio, tuned", "#888888"),
+    ("kami, plain", "#08306b"),
+    ("kami, root 0 %", "#9ecae1"),
+    ("kami, root 50 %", "#4ea3d8"),
+    ("kami, root 100 %", "#2171b5"),
+    ("kami, root", "#2171b5"),
+    ("kami, ephemeral", "#08306b"),
+    ("qemu, raw", "#a50f15"),
+    ("qemu, qcow2 0 %", "#fcae91"),
+    ("qemu, qcow2 100 %", "#ef3b2c"),
+    ("qemu, qcow2", "#ef3b2c"),
+    ("alioth", "#1b7837"),
 ];
+/// Of the one that is left.
+const COLOUR: &str = "#74c476";
 
 /// What a plot of bars shows.
 type Figure = fn(&PanelResults, usize, usize) -> f64;
@@ -34,10 +46,11 @@ pub fn draw(results: &Results, out: &Path) -> Result<()> {
             .iter()
             .filter(move |panel| panel.axis == axis)
     };
-    let mut depth = page(out, "disk-depth", 1);
+    let mut depth = page(out, "disk-depth", 2, 1);
     panels(Axis::Depth).for_each(|panel| curves(panel, &mut depth));
     gnuplot(&depth)?;
-    let mut block = page(out, "disk-block", 2);
+    let rows = panels(Axis::Block).count().div_ceil(2);
+    let mut block = page(out, "disk-block", 2, rows);
     panels(Axis::Block).for_each(|panel| curves(panel, &mut block));
     gnuplot(&block)?;
     let figures: [(&str, &str, Figure); 3] = [
@@ -54,7 +67,7 @@ pub fn draw(results: &Results, out: &Path) -> Result<()> {
         ),
     ];
     for (name, what, figure) in figures {
-        let mut script = page(out, name, 1);
+        let mut script = page(out, name, 3, 1);
         for (panel, kind) in [
             ("randread-depth", Kind::RandRead),
             ("randwrite-depth", Kind::RandWrite),
@@ -75,16 +88,11 @@ pub fn draw(results: &Results, out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A file with plots in so many rows; bars are three in a row, curves two.
-fn page(out: &Path, name: &str, rows: u32) -> String {
+/// A file with plots in columns and rows.
+fn page(out: &Path, name: &str, columns: usize, rows: usize) -> String {
     let file = out.join(name).with_extension("svg");
-    let columns = if name == "disk-depth" || name == "disk-block" {
-        2
-    } else {
-        3
-    };
     format!(
-        "set terminal svg size 1500,{} font 'sans-serif,14' background 'white'\n\
+        "set terminal svg noenhanced size 1500,{} font 'sans-serif,14' background 'white'\n\
          set output '{}'\n\
          set multiplot layout {rows},{columns}\n\
          set grid lc rgb '#dddddd' lt 1\nset border 3\nset tics nomirror\n",
@@ -164,18 +172,14 @@ fn bars(panel: &PanelResults, job: &Job, what: &str, figure: Figure, script: &mu
     );
 }
 
-/// The colour of a line, and whether it is a limit.
+/// The colour of a line, and whether it is the limit.
 fn colour(panel: &PanelResults, index: usize) -> (&'static str, bool) {
     let name = panel.lines[index].subject;
-    let family = COLOURS.iter().find(|(family, _)| name.starts_with(family));
-    let Some((family, colours)) = family else {
-        return ("#000000", false);
-    };
-    let before = panel.lines[..index].iter();
-    let place = before
-        .filter(|line| line.subject.starts_with(family))
-        .count();
-    (colours[place % colours.len()], *family == "fio")
+    let colour = COLOURS.iter().find(|(subject, _)| *subject == name);
+    (
+        colour.map_or(COLOUR, |(_, colour)| colour),
+        name.starts_with(FIO),
+    )
 }
 
 fn gnuplot(script: &str) -> Result<()> {

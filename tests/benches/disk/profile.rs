@@ -11,7 +11,7 @@ pub enum Disks {
     Readable,
     /// Whose blocks are all the disk's own.
     Copied,
-    /// On which nothing has been written, made anew for each job.
+    /// On which nothing has been written, made anew for each job: each block is written once.
     New,
     /// Of which nothing has ever been written, anywhere.
     Empty,
@@ -179,7 +179,7 @@ fn others() -> [Panel; 5] {
         ),
         panel(
             "first",
-            "First writes: each block of a new disk once, in random order",
+            "First writes, in random order",
             Disks::New,
             vec![usual(Kind::First), Job::new(Kind::First, 64 * KIB, DEPTH)],
         ),
