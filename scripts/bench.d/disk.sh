@@ -15,5 +15,8 @@ build_kami
 guest=$bench/test-guest.elf
 cd "$top" || exit
 cargo run -q --locked --release -p kami-kernels --example test-guest >"$guest"
-cargo bench -q --locked -p kami-tests --bench disk -- --kami "$kami" --kernel "$guest" --work "$bench/disk" --out "$bench" \
-    ${rounds:+--rounds "$rounds"} ${quick:+--quick} $([ -n "$peers" ] || echo --no-peers)
+options=(--kami "$kami" --kernel "$guest" --work "$bench/disk" --out "$bench")
+[ -z "$rounds" ] || options+=(--rounds "$rounds")
+[ -z "$quick" ] || options+=(--quick)
+[ -n "$peers" ] || options+=(--no-peers)
+cargo bench -q --locked -p kami-tests --bench disk -- "${options[@]}"
