@@ -8,17 +8,21 @@ use super::stack::Files;
 use super::{Error, names};
 use crate::chunk;
 use crate::chunk::header::HEADER_BYTES;
-use crate::chunk::pending::{create_locked, lock};
+use crate::chunk::pending::{create_locked, is_at, lock};
 use crate::id::{SnapshotId, VolumeId};
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long a file may stay locked. Of a process that was killed the kernel ends what was under way in
-/// its io_uring, and so closes its files, some milliseconds after the process is gone.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a file may stay locked by a process that lives: a sweep locks what it looks at for a moment.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long it may by one that is gone. The kernel ends what was under way in its io_uring, and so closes its files,
+/// only after that; a sync among it takes as long as the disk does.
+const PATIENCE_WITH_THE_DEAD: Duration = Duration::from_secs(30);
 
 impl VolumeFiles {
     /// Creates the files of a layer. Above another one, or above a snapshot, it has a bitmap.
@@ -229,22 +233,69 @@ pub(super) fn is_missing(error: &chunk::Error) -> bool {
 
 /// Opens the file for this process alone.
 pub(super) fn open_locked(path: &Path, id: &VolumeId) -> Result<File, Error> {
-    open_locked_within(path, PATIENCE)?.ok_or(Error::InUse { id: *id })
+    let mut open = || open(path, OFlags::RDWR);
+    let patience = (PATIENCE, PATIENCE_WITH_THE_DEAD);
+    lock_within(&mut open, path, patience)?.ok_or(Error::InUse { id: *id })
 }
 
-fn open_locked_within(path: &Path, patience: Duration) -> Result<Option<File>, Error> {
+/// Opens a file and locks it, with patience with a holder that lives and with one that is gone.
+fn lock_within(
+    open: &mut dyn FnMut() -> Result<File, Error>,
+    path: &Path,
+    (living, dead): (Duration, Duration),
+) -> Result<Option<File>, Error> {
     let failed = |source| chunk::Error::io("lock", path, source);
     let start = Instant::now();
-    let mut file = open(path, OFlags::RDWR)?;
-    while !lock(&file).map_err(failed)? {
-        if start.elapsed() >= patience {
+    loop {
+        let file = open()?;
+        if lock(&file).map_err(failed)? {
+            // Whoever had it locked may have deleted it.
+            if is_at(&file, path).map_err(failed)? {
+                return Ok(Some(file));
+            }
+            continue;
+        }
+        let waited = start.elapsed();
+        if waited >= dead || waited >= living && is_locked_by_the_living(&file).map_err(failed)? {
             return Ok(None);
         }
         std::thread::sleep(Duration::from_millis(1));
-        // Whoever has it locked may delete it.
-        file = open(path, OFlags::RDWR)?;
     }
-    Ok(Some(file))
+}
+
+/// Whether a process that is not about to end holds a lock on the file, by `proc_locks(5)`. One in a PID namespace
+/// that this process does not see does not count; where there is no such file, every holder does.
+fn is_locked_by_the_living(file: &File) -> io::Result<bool> {
+    let inode = file.metadata()?.ino().to_string();
+    let Ok(locks) = std::fs::read_to_string("/proc/locks") else {
+        return Ok(true);
+    };
+    Ok(locks.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let is_flock = fields.nth(1) == Some("FLOCK");
+        let pid = fields.nth(2);
+        // The device's number is another one than stat's on some file systems, so the inode must do.
+        let held = fields.next().and_then(|place| place.rsplit(':').next());
+        is_flock && held == Some(inode.as_str()) && pid.is_some_and(is_alive)
+    }))
+}
+
+/// Whether a process is there and not on its way out, by `proc_pid_stat(5)`.
+fn is_alive(pid: &str) -> bool {
+    /// `PF_EXITING` of the kernel's flags of a task.
+    const EXITING: u32 = 0x4;
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    // The name before may have anything in it.
+    let mut fields = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_ascii_whitespace();
+    let state = fields.next();
+    let flags = fields.nth(5).and_then(|flags| flags.parse::<u32>().ok());
+    !matches!(state, Some("Z" | "X")) && flags.is_none_or(|flags| flags & EXITING == 0)
 }
 
 pub(super) fn open_to_read(path: &Path, _: &VolumeId) -> Result<File, Error> {
@@ -307,26 +358,95 @@ impl Drop for NewFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
-    /// Issue: an instance whose process had just been killed could not be started: its volume was in use.
+    const NONE: Duration = Duration::ZERO;
+    const LONG: Duration = Duration::from_secs(300);
+
+    fn lock_at(path: &Path, patience: (Duration, Duration)) -> Option<File> {
+        lock_within(&mut || open(path, OFlags::RDWR), path, patience).unwrap()
+    }
+
+    /// Not a test of its own: the process that locks what it is given, and ends.
     #[test]
-    fn lock_that_ends_soon_is_waited_for() {
+    fn holder() {
+        if std::env::var_os("KAMI_TEST_HOLDER").is_some() {
+            let given = io::stdin().as_fd().try_clone_to_owned().unwrap();
+            assert!(lock(&File::from(given)).unwrap());
+        }
+    }
+
+    /// Issue: an instance whose process had just been killed could not be started: its volume was in use. On a
+    /// busy disk it still was after a second.
+    #[test]
+    fn lock_of_a_process_that_is_gone_is_waited_for_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("overlay");
         let held = create_locked(&path).unwrap().unwrap();
-        assert!(open_locked_within(&path, Duration::ZERO).unwrap().is_none());
+        assert!(is_locked_by_the_living(&held).unwrap());
+        assert!(lock_at(&path, (NONE, LONG)).is_none());
+        drop(held);
+        // An open file stays locked by who locked it, as long as anybody has it open.
+        let held = open(&path, OFlags::RDWR).unwrap();
+        let mut holder = std::process::Command::new(std::env::current_exe().unwrap());
+        holder.args(["--exact", "volume::layer_files::tests::holder"]);
+        holder.env("KAMI_TEST_HOLDER", "1");
+        holder.stdin(held.try_clone().unwrap());
+        assert!(holder.output().unwrap().status.success());
+        drop(holder);
+        assert!(lock_at(&path, (NONE, NONE)).is_none());
+        assert!(!is_locked_by_the_living(&held).unwrap());
         let (waits, waited) = std::sync::mpsc::channel();
         let waiting = path.clone();
         let waiter = std::thread::spawn(move || {
             waits.send(()).unwrap();
-            open_locked_within(&waiting, Duration::from_secs(300)).unwrap()
+            lock_at(&waiting, (NONE, LONG))
         });
         waited.recv().unwrap();
         std::thread::sleep(Duration::from_millis(20));
         drop(held);
-        let file = waiter.join().unwrap().unwrap();
-        assert!(open_locked_within(&path, Duration::ZERO).unwrap().is_none());
+        assert!(waiter.join().unwrap().is_some());
+    }
+
+    #[test]
+    fn processes_that_end_are_not_alive() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id().to_string();
+        assert!(is_alive(&std::process::id().to_string()));
+        // Until it is waited for, it is a zombie.
+        while is_alive(&pid) {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(!is_alive(&pid));
+    }
+
+    /// Issue: what was opened just before it was deleted was taken for the volume's file.
+    #[test]
+    fn file_that_is_deleted_before_it_is_locked_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("overlay");
+        drop(File::create(&path).unwrap());
+        let mut is_first = true;
+        let mut open = || {
+            let file = open(&path, OFlags::RDWR);
+            if std::mem::take(&mut is_first) {
+                std::fs::remove_file(&path).unwrap();
+                drop(File::create(&path).unwrap());
+            }
+            file
+        };
+        let file = lock_within(&mut open, &path, (NONE, NONE))
+            .unwrap()
+            .unwrap();
+        assert!(is_at(&file, &path).unwrap());
+        let mut gone = || {
+            let file = super::open(&path, OFlags::RDWR)?;
+            std::fs::remove_file(&path).unwrap();
+            Ok(file)
+        };
         drop(file);
-        assert!(open_locked_within(&path, Duration::ZERO).unwrap().is_some());
+        let error = lock_within(&mut gone, &path, (NONE, NONE)).unwrap_err();
+        assert!(matches!(error, Error::Files(error) if is_missing(&error)));
     }
 }
