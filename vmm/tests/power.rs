@@ -140,7 +140,7 @@ impl Instance {
 
     /// Starts the guest again, which looks for all records up to `flushed` and goes on.
     fn start(&self, flushed: u64) -> Running {
-        let append = format!("kami.test=log kami.flushed={flushed}");
+        let append = format!("kami.test=log kami.logs=2 kami.flushed={flushed}");
         let modify = ["instance", "modify", NAME, "--append", &append];
         self.lab.done(&modify);
         let mut running = Running::new(
@@ -160,7 +160,9 @@ impl Instance {
 fn killed_machine_loses_no_flushed_write() {
     let rounds = std::env::var("KAMI_ROUNDS").map_or(ROUNDS, |it| it.parse().unwrap());
     let now = std::time::UNIX_EPOCH.elapsed().unwrap();
-    let mut random = Random(u64::from(now.subsec_nanos()) | 1);
+    let seed = u64::from(now.subsec_nanos()) | 1;
+    println!("the moments are those of the seed {seed}");
+    let mut random = Random(seed);
     let (instance, mut running) = Instance::new();
     for round in 1..=rounds {
         // A snapshot freezes the disk and gets in between its layers.
@@ -174,7 +176,14 @@ fn killed_machine_loses_no_flushed_write() {
         std::thread::sleep(Duration::from_micros(random.below(MOMENT_US)));
         let flushed = running.kill();
         // It may have come too late for the machine, or be refused the disk; not more.
-        snapshot.map(common::finish);
+        if let Some(outcome) = snapshot.map(common::finish) {
+            let mut lines = outcome.err.lines();
+            let is_told = lines.any(|line| line.starts_with("kami: error: "));
+            assert!(
+                outcome.code == Some(0) || outcome.code == Some(1) && is_told,
+                "{outcome:?}"
+            );
+        }
         running = instance.start(flushed);
     }
     let flushed = running.kill();
