@@ -74,6 +74,11 @@ impl Layer {
         self.is_fresh
     }
 
+    /// The size that the volume has, or had when the layer above was begun.
+    pub(super) fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
     pub(super) fn has_bitmap(&self) -> bool {
         self.bitmap.is_some()
     }

@@ -113,9 +113,16 @@ pub enum Error {
     NoDirectIo,
     #[error("the file system of the store has direct I/O in units of {offset} bytes, not of 512")]
     DirectIoUnit { offset: usize },
+    #[error(
+        "the file system of the store wants memory aligned to {memory} bytes for direct I/O: 4096 can be had"
+    )]
+    DirectIoMemory { memory: usize },
     #[error("cannot switch an overlay to direct I/O")]
     DirectIo(#[source] std::io::Error),
-    #[error("a volume of {size_bytes} bytes, no multiple of 512, cannot have direct I/O")]
+    /// The volume's size, or that which it had when a layer was begun.
+    #[error(
+        "a volume with a layer of {size_bytes} bytes, no multiple of 512, cannot have direct I/O"
+    )]
     DirectIoSize { size_bytes: u64 },
     #[error("cannot sync volume {id}")]
     Sync {
@@ -191,11 +198,13 @@ impl Volume {
     /// snapshot has is still read through it: all that stand on the snapshot share it.
     ///
     /// # Errors
-    /// [`Error::NoDirectIo`], [`Error::DirectIoUnit`], [`Error::DirectIoSize`], [`Error::DirectIo`]: the volume
-    /// is of no use then.
+    /// [`Error::NoDirectIo`], [`Error::DirectIoUnit`], [`Error::DirectIoMemory`], [`Error::DirectIoSize`],
+    /// [`Error::DirectIo`]: the volume is of no use then.
     pub fn bypass_cache(&mut self) -> Result<(), Error> {
-        let size_bytes = self.size_bytes;
-        if !size_bytes.is_multiple_of(512) {
+        // A read at the end of a layer that was begun when the volume was smaller would go on off a sector.
+        let sizes = self.stack.layers.iter().map(Layer::len_bytes);
+        let mut odd = sizes.chain([self.size_bytes]);
+        if let Some(size_bytes) = odd.find(|size| !size.is_multiple_of(512)) {
             return Err(Error::DirectIoSize { size_bytes });
         }
         let overlays = self.stack.layers.iter().flat_map(Layer::overlay);

@@ -432,3 +432,22 @@ fn volume_grown_above_a_layer_reads_as_zeroes_beyond_it() {
         assert!(content(&frozen)[usize::try_from(SIZE).unwrap()..] == expected);
     }
 }
+
+/// Issue: a read across such a layer's end failed, for its rest began off a sector.
+#[test]
+fn layer_of_an_odd_size_has_no_direct_io() {
+    let home = Home::new();
+    let (files, id) = (home.volumes(), VolumeId::generate());
+    let odd = SIZE + 100;
+    let mut volume = files.create(&id, odd, None).unwrap();
+    write(&mut volume, 0, 512, Change::Write(9));
+    volume.freeze().unwrap();
+    volume.sync().unwrap();
+    drop(volume);
+    let mut volume = files.open(&id, &Standing::new(2 * SIZE, None)).unwrap();
+    let error = volume.bypass_cache().unwrap_err();
+    assert!(
+        matches!(error, Error::DirectIoSize { size_bytes } if size_bytes == odd),
+        "{error}"
+    );
+}
