@@ -107,7 +107,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// See [`Volume::lose_writes`].
-    #[error("the host failed to sync the volume before, and may have dropped writes then")]
+    #[error(
+        "the host failed to sync the volume before, and may have dropped writes then: stop the instance and start it \
+         again, and have its file systems checked"
+    )]
     LostWrites,
     #[error("the file system of the store has no direct I/O")]
     NoDirectIo,

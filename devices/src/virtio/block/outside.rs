@@ -134,7 +134,8 @@ impl DiskHandle {
     /// Flushes the disk.
     ///
     /// # Errors
-    /// [`Error::Flush`] among others: then what was not flushed will be by the next flush.
+    /// [`Error::Flush`] among others. Once a sync of the host has failed, no later flush succeeds either until the
+    /// volume is opened again ([`volume::Error::LostWrites`]): some of what was written may be gone.
     pub fn flush(&self) -> Result<(), Error> {
         let state = self.state()?;
         loop {
