@@ -1,4 +1,4 @@
-//! Volumes without the host's page cache, on the file system of temporary files.
+//! Volumes without the host's page cache, where there is a file system for them.
 
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -8,20 +8,32 @@ use vm_memory::{Bytes, GuestAddress};
 use super::super::super::mock::{readable, writable};
 use super::*;
 
-/// A volume of two layers, so that parts of blocks are copied from one to the other, with nothing cached; `None`
-/// where the file system has no direct I/O, and says so.
-fn uncached(home: &std::path::Path) -> Option<Volume> {
+/// A folder on a file system with direct I/O: that of temporary files, which may be in memory, or this program's.
+fn home() -> tempfile::TempDir {
+    let program = std::env::current_exe().unwrap();
+    let folders = [std::env::temp_dir(), program.parent().unwrap().to_owned()];
+    let homes = folders
+        .iter()
+        .filter_map(|it| tempfile::tempdir_in(it).ok());
+    let mut direct = homes.filter(|home| {
+        let path = home.path().join("probe");
+        File::create(&path).unwrap();
+        let mut options = File::options();
+        options.read(true).custom_flags(libc::O_DIRECT);
+        options.open(path).is_ok()
+    });
+    direct.next().unwrap_or_else(|| {
+        panic!("neither of {folders:?} has direct I/O: set TMPDIR to a folder that has, or leave these tests out")
+    })
+}
+
+/// A volume of two layers, so that parts of blocks are copied from one to the other, with nothing cached.
+fn uncached(home: &std::path::Path) -> Volume {
     let files = VolumeFiles::new(home);
     let id = VolumeId::generate();
     let mut volume = files.create(&id, SIZE, None).unwrap();
     let overlay = home.join(format!("volumes/{id}.overlay"));
-    if let Err(error) = volume.bypass_cache() {
-        let mut options = File::options();
-        let refused = options.read(true).custom_flags(libc::O_DIRECT);
-        let refused = refused.open(overlay).map(|_| ()).unwrap_err();
-        assert_eq!(refused.raw_os_error(), Some(libc::EINVAL), "{error}");
-        return None;
-    }
+    volume.bypass_cache().unwrap();
     let bytes: Vec<u8> = (0..=250).cycle().take(1 << 20).collect();
     File::options()
         .write(true)
@@ -29,7 +41,7 @@ fn uncached(home: &std::path::Path) -> Option<Volume> {
         .and_then(|file| file.write_all_at(&bytes, 0))
         .unwrap();
     volume.freeze().unwrap();
-    Some(volume)
+    volume
 }
 
 /// Where a request's data is: so many bytes behind a page, in pieces of this many bytes, each as far from the next.
@@ -91,10 +103,8 @@ proptest! {
     fn uncached_disk_takes_every_request_that_a_cached_one_takes(
         history in prop::collection::vec(asked(), 1..24),
     ) {
-        let home = tempfile::tempdir().unwrap();
-        let Some(volume) = uncached(home.path()) else {
-            return Ok(());
-        };
+        let home = home();
+        let volume = uncached(home.path());
         let mut machine = Machine {
             device: BlockDevice::new(volume, CONFIG),
             guest: Guest::new(CONFIG.queues.into()),
@@ -136,10 +146,8 @@ proptest! {
 /// A snapshot reads frozen layers through the cache, whatever the volume itself does.
 #[test]
 fn uncached_disk_is_frozen_and_its_new_layer_has_no_cache_either() {
-    let home = tempfile::tempdir().unwrap();
-    let Some(volume) = uncached(home.path()) else {
-        return;
-    };
+    let home = home();
+    let volume = uncached(home.path());
     let mut device = Machine {
         device: BlockDevice::new(volume, CONFIG),
         guest: Guest::new(CONFIG.queues.into()),
