@@ -15,6 +15,9 @@ use crate::rate::RateLimit;
 /// `VIRTIO_BLK_ID_BYTES`
 pub(super) const SERIAL_BYTES: usize = 20;
 
+/// Some milliseconds' worth.
+const CLEARED_BYTES_MAX: u64 = 16 << 20;
+
 /// Where zeroes are written from, also to files without a page cache.
 pub(super) static ZEROES: &[u8; 64 << 10] = &ALIGNED_ZEROES.0;
 
@@ -39,6 +42,12 @@ pub(super) struct Disk {
     pub holding: bool,
     /// A write ended since the engine last looked, so that a busy one may find its blocks free.
     pub write_ended: bool,
+    /// Bytes of guest memory that were cleared in this turn of the engine, and after how many of them a request goes
+    /// on in the next one: a guest that reads zeroes only would keep all others, and its own reset, waiting.
+    pub cleared_bytes: u64,
+    pub cleared_bytes_max: u64,
+    /// A request goes on in the next turn.
+    pub put_off: bool,
     /// Scratch for [`Volume::map_read`].
     pub extents: Vec<Extent>,
     /// The file system can punch holes, as far as is known.
@@ -59,6 +68,9 @@ impl Disk {
             stopping: false,
             holding: false,
             write_ended: false,
+            cleared_bytes: 0,
+            cleared_bytes_max: CLEARED_BYTES_MAX,
+            put_off: false,
             extents: Vec::new(),
             can_punch: true,
             can_zero: true,

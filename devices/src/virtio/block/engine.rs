@@ -172,6 +172,8 @@ impl<R: Ring> Engine<R> {
     /// Waits for something to happen, unless there is something to do, and does all there is.
     fn turn(&mut self) -> Result<(), Error> {
         let block = self.broken || !self.stays_awake()?;
+        self.disk.cleared_bytes = 0;
+        self.disk.write_ended |= std::mem::take(&mut self.disk.put_off);
         self.wait(block).map_err(Error::Ring)?;
         self.dispatch()?;
         for index in 0..self.sources.len() {
@@ -185,7 +187,7 @@ impl<R: Ring> Engine<R> {
     /// Whether there is something to do. If not, all drivers have been told to ring.
     fn stays_awake(&mut self) -> Result<bool, Error> {
         let takes = !self.disk.holding && !self.is_throttled();
-        if takes && self.has_work() {
+        if takes && self.has_work() || self.disk.put_off && !self.disk.holding {
             return Ok(true);
         }
         let memory = &self.disk.memory;

@@ -12,6 +12,10 @@ const DATA_STEP_BYTES: u64 = 2 << 20;
 /// The most bytes in one step of zeroing: 1024 times the source of zeroes, one `writev`.
 const ZERO_STEP_BYTES: u64 = 64 << 20;
 
+/// How far ahead a step of zeroing looks for what is stored: a run of it is one hole, so that a volume in small pieces
+/// would be looked over again for each of them.
+const LOOK_BYTES: u64 = 4 << 20;
+
 /// A part of a request, in bytes of the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -97,7 +101,11 @@ impl Steps {
                 continue;
             }
             let offset = offset + self.done;
-            let mut run = 0..cut(offset, left.min(ZERO_STEP_BYTES), left);
+            let window = match how {
+                Zeroing::Keep => ZERO_STEP_BYTES,
+                Zeroing::Discard | Zeroing::Unmap => LOOK_BYTES,
+            };
+            let mut run = 0..cut(offset, left.min(window), left);
             if how != Zeroing::Keep {
                 run = stored(offset, run.end, disk)?;
             }

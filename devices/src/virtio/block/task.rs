@@ -27,7 +27,7 @@ const FILL_BYTES_MAX: usize = 4096;
 pub(super) enum Progress {
     /// Nothing: operations are under way.
     Waiting,
-    /// To be started again when a write has ended, or the device is held no longer.
+    /// To be started again when a write has ended, the device is held no longer, or in the next turn.
     Busy,
     /// To be done when the next flush is.
     Flush,
@@ -122,6 +122,10 @@ impl Task {
                 Err(error) => return self.fail(disk, &error),
             };
             if disk.holding {
+                return Progress::Busy;
+            }
+            if disk.cleared_bytes >= disk.cleared_bytes_max {
+                disk.put_off = true;
                 return Progress::Busy;
             }
             // SAFETY: as this function's.
@@ -250,7 +254,10 @@ impl Task {
         let mut cursor = Cursor::new(&self.request.data, position);
         for extent in &disk.extents {
             match extent.place {
-                Place::Zeroes => cursor.clear(&disk.memory, extent.len)?,
+                Place::Zeroes => {
+                    cursor.clear(&disk.memory, extent.len)?;
+                    disk.cleared_bytes += extent.len;
+                }
                 Place::File { file, mut offset } => {
                     let mut position = position;
                     cursor.take(&disk.memory, extent.len, |memory| {

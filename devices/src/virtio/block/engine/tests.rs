@@ -405,6 +405,24 @@ fn write_to_blocks_that_are_being_copied_waits_its_turn() {
     assert!(machine.read(0, 4096) == expected);
 }
 
+/// Issue: a worker that clears all memory that it is asked to in one go does not see its stop event for seconds.
+#[test]
+fn reads_of_zeroes_alone_leave_others_their_turn() {
+    let (home, snapshot) = store();
+    let (volume, ..) = volume(home.path(), &snapshot);
+    let mut machine = Machine::new(volume, Sim::new(0));
+    machine.engine.disk.cleared_bytes_max = 8192;
+    for slot in 0..4 {
+        let request = (VIRTIO_BLK_T_IN, CHUNK_SECTORS + slot as u64);
+        machine.add(slot, request, Data::In(8192));
+    }
+    assert_eq!(machine.turn(), [0]);
+    assert_eq!(machine.turn(), [1]);
+    machine.stop.write(1).unwrap();
+    assert!(machine.turn().is_empty());
+    assert!(machine.engine.disk.stopping);
+}
+
 /// Issue: guest memory that is written after `reset()` is memory that the guest uses for
 /// something else by then.
 #[test]
