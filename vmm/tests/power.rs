@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use common::Lab;
 
-const ROUNDS: u32 = 60;
+const ROUNDS: u32 = 200;
 
 /// The instance's.
 const NAME: &str = "log";
