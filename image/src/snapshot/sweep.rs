@@ -61,9 +61,12 @@ pub(crate) fn sweep_folder(
 ) -> Result<u64, chunk::Error> {
     let mut deleted = 0;
     for path in unnamed(folder, named)? {
-        let gone = delete(&path, &|| is_unnamed(&path, named))
-            .map_err(|source| chunk::Error::io("delete", &path, source))?;
-        deleted += u64::from(gone);
+        match delete(&path, &|| is_unnamed(&path, named)) {
+            Ok(gone) => deleted += u64::from(gone),
+            // Whoever took its row has deleted it meanwhile.
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => return Err(chunk::Error::io("delete", &path, source)),
+        }
     }
     Ok(deleted)
 }
